@@ -1,0 +1,77 @@
+"""A conversation about one photo."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from blip2.language import Decoding
+from blip2.processing import clean_text
+
+if TYPE_CHECKING:
+    from blip2.generation import Blip2
+
+
+class Chat:
+    """Questions and answers about one photo; the photo is encoded once.
+
+    Parameters
+    ----------
+    model : Blip2
+        Who answers.
+    photo
+        Everything that :func:`blip2.processing.open_photo` takes.
+
+    Attributes
+    ----------
+    turns : list of (str, str)
+        Questions with their answers, oldest first.
+    """
+
+    def __init__(self, model: Blip2, photo: Any) -> None:
+        self.model = model
+        self.turns: list[tuple[str, str]] = []
+        self._visual = model.visual_prompt([photo])  # [1, Q, W]
+
+    def ask(self, question: str, **decoding: Any) -> str:
+        """Answer a question, mindful of the turns before it.
+
+        Parameters
+        ----------
+        question : str
+            Not empty.
+        **decoding
+            See :class:`blip2.language.Decoding`.
+
+        Raises
+        ------
+        UserError
+            The question is empty or too long, or an option is out of range.
+        """
+        return "".join(self.stream(question, **decoding))
+
+    def stream(self, question: str, **decoding: Any) -> Iterator[str]:
+        """Answer a question piece by piece; the turn is kept once the answer has ended.
+
+        Arguments and errors are those of :meth:`ask`; the errors come at once.
+        """
+        options = Decoding(**decoding)
+        question = clean_text(question, "question")
+        return self._answer(question, self._prompt(question, options), options)
+
+    def _answer(self, question: str, prompt: str, options: Decoding) -> Iterator[str]:
+        pieces = []
+        for piece in self.model.language.stream(self._visual, prompt, options):
+            pieces.append(piece)
+            yield piece
+        self.turns.append((question, "".join(pieces).strip()))
+
+    def _prompt(self, question: str, options: Decoding) -> str:
+        """The prompt with as many of the newest turns as fit the model's context."""
+        language = self.model.language
+        room = language.context - self._visual.shape[1] - options.max_new_tokens - 8
+        for first in range(len(self.turns) + 1):
+            text = language.prompt(question, self.turns[first:])
+            if len(language.token_ids(text)) <= room:
+                break
+        return text

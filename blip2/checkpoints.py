@@ -1,0 +1,202 @@
+"""Reading and writing what was trained: ``config.json`` beside fp16 safetensors.
+
+Frozen parts are never stored; they are named in the configuration and built from their packages.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from blip2.config import Blip2Config
+from blip2.errors import UserError
+
+EMBEDDED = Path(__file__).parent / "pretrained"
+MAX_SHARD = "45MB"  # many hosts of repositories refuse or warn of files over 50 MB
+
+
+class CheckpointError(UserError):
+    """A checkpoint that is absent, incomplete or of another shape."""
+
+
+def find_checkpoint(name: str) -> Path:
+    """Folder of an embedded checkpoint (``"mini"``, ``"mini-itm"``) or of a path.
+
+    Raises
+    ------
+    CheckpointError
+        There is no such folder.
+    """
+    for folder in (EMBEDDED / name, Path(name).expanduser()):
+        if (folder / "config.json").is_file():
+            return folder
+    embedded = sorted(path.name for path in EMBEDDED.glob("*") if path.is_dir())
+    raise CheckpointError(
+        f"There is no model {name!r}: it is neither embedded ({', '.join(embedded) or 'none is'}) "
+        "nor a folder with config.json; correct the name."
+    )
+
+
+def read_stage(folder: Path, stage: int) -> Blip2Config:
+    """Read a checkpoint's configuration and see that it is of the wanted stage.
+
+    Raises
+    ------
+    CheckpointError
+        It is of the other stage.
+    """
+    config = Blip2Config.read(folder / "config.json")
+    if config.stage != stage:
+        kinds = {1: "a retriever (stage 1)", 2: "a generator (stage 2)"}
+        raise CheckpointError(
+            f"{folder.name} is {kinds[config.stage]} and {kinds[stage]} is needed here; "
+            f"try {'mini-itm' if stage == 1 else 'mini'}."
+        )
+    return config
+
+
+def save_checkpoint(module: nn.Module, config: Blip2Config, folder: str | Path) -> None:
+    """Write a module's tensors in fp16 and its configuration.
+
+    Parameters
+    ----------
+    module : nn.Module
+        Holds trained parameters only.
+    config : Blip2Config
+        Written as ``config.json``.
+    folder : str or Path
+        Made if it doesn't exist.
+    """
+    from huggingface_hub import save_torch_state_dict
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {name: value.detach().half().cpu() for name, value in module.state_dict().items()}
+    for old in folder.glob("model*.safetensors*"):
+        old.unlink()
+    save_torch_state_dict(state, folder, max_shard_size=MAX_SHARD)
+    config.write(folder / "config.json")
+
+
+def load_checkpoint(module: nn.Module, folder: str | Path) -> None:
+    """Fill a module from a folder that :func:`save_checkpoint` wrote.
+
+    Raises
+    ------
+    CheckpointError
+        Tensors are missing, left over or of another shape; each is named.
+    """
+    fill(module, read_tensors(folder), str(folder))
+
+
+def read_tensors(folder: str | Path) -> dict[str, Tensor]:
+    """All tensors of a folder's safetensors files, in the precision in which they are stored.
+
+    Raises
+    ------
+    CheckpointError
+        The folder has none, or one is damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    files = sorted(Path(folder).glob("*.safetensors"))
+    if not files:
+        raise CheckpointError(f"No .safetensors file is in {folder}; restore the checkpoint.")
+    state: dict[str, Tensor] = {}
+    for file in files:
+        try:
+            state.update(load_file(file))
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(
+                f"The checkpoint file {file} is damaged ({error}); fetch it again."
+            ) from error
+    return state
+
+
+def fill(module: nn.Module, state: dict[str, Tensor], source: str) -> None:
+    """Copy tensors into a module, all of them or none.
+
+    Raises
+    ------
+    CheckpointError
+        Tensors are missing, left over or of another shape; each is named.
+    """
+    own = module.state_dict()
+    problems = [f"{name} is missing" for name in own if name not in state]
+    problems += [f"{name} is unknown" for name in state if name not in own]
+    problems += [
+        f"{name} has shape {list(value.shape)} instead of {list(own[name].shape)}"
+        for name, value in state.items()
+        if name in own and own[name].shape != value.shape
+    ]
+    if problems:
+        raise CheckpointError(
+            f"The checkpoint {source} does not fit this model: {'; '.join(problems)}; "
+            "name the checkpoint that belongs to this configuration."
+        )
+    module.load_state_dict(state)
+
+
+def fingerprint(folder: str | Path) -> str:
+    """Hex digest of a checkpoint's configuration and weights; an index belongs to exactly one."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(folder).glob("*")):
+        if path.name == "config.json" or path.suffix == ".safetensors":
+            digest.update(path.name.encode())
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+@torch.no_grad()
+def start_from_bert(qformer: nn.Module, state: dict[str, Tensor]) -> None:
+    """Start a Q-Former from a BERT of its width (section 3.1; query FFNs copied from the text's).
+
+    Cross-attention, queries and ``[DEC]`` stay fresh. BERT's segment embedding of the first
+    segment, which it adds to every piece, is folded into the positions.
+
+    Parameters
+    ----------
+    qformer : QFormer
+        With text branch, freshly initialised.
+    state : dict
+        A BERT's tensors under the names of transformers, with or without the prefix ``bert.``.
+
+    Raises
+    ------
+    CheckpointError
+        A tensor that is needed is missing or of another shape.
+    """
+    bert = {name.removeprefix("bert."): value.float() for name, value in state.items()}
+    own = dict(qformer.named_parameters())
+
+    def copy(target: str, source: str) -> None:
+        if source not in bert or bert[source].shape != own[target].shape:
+            found = list(bert[source].shape) if source in bert else "missing"
+            raise CheckpointError(
+                f"The BERT start does not fit: {source} is {found}, {list(own[target].shape)} is "
+                "needed; choose a BERT of the Q-Former's width."
+            )
+        own[target].copy_(bert[source])
+
+    words = bert["embeddings.word_embeddings.weight"]
+    own["word_embeddings.weight"][: len(words)] = words
+    positions = bert["embeddings.position_embeddings.weight"]
+    segment = bert["embeddings.token_type_embeddings.weight"][0]
+    own["position_embeddings.weight"].copy_(positions + segment)
+    for kind in ("weight", "bias"):
+        copy(f"embedding_norm.{kind}", f"embeddings.LayerNorm.{kind}")
+        for number in range(len(qformer.layers)):
+            mine, theirs = f"layers.{number}", f"encoder.layer.{number}"
+            for part in ("query", "key", "value"):
+                copy(f"{mine}.attention.{part}.{kind}", f"{theirs}.attention.self.{part}.{kind}")
+            copy(f"{mine}.attention.output.{kind}", f"{theirs}.attention.output.dense.{kind}")
+            copy(f"{mine}.attention.norm.{kind}", f"{theirs}.attention.output.LayerNorm.{kind}")
+            for ffn in ("text_ffn", "query_ffn"):
+                copy(f"{mine}.{ffn}.inner.{kind}", f"{theirs}.intermediate.dense.{kind}")
+                copy(f"{mine}.{ffn}.output.{kind}", f"{theirs}.output.dense.{kind}")
+                copy(f"{mine}.{ffn}.norm.{kind}", f"{theirs}.output.LayerNorm.{kind}")

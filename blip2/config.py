@@ -1,0 +1,162 @@
+"""What a BLIP-2 is made of, as plain data that travels in ``config.json``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from blip2.errors import UserError
+
+
+class ConfigError(UserError):
+    """A configuration that cannot be read or does not make sense."""
+
+
+@dataclass(frozen=True)
+class QFormerConfig:
+    """The Q-Former's dimensions; the defaults are the paper's (BERT-base, section 3.1).
+
+    Attributes
+    ----------
+    encoder_width : int
+        Width of the image features that cross-attention reads.
+    cross_attention_every : int
+        A layer has cross-attention when its number is a multiple of this.
+    vocab_size : int
+        Word pieces of the text branch, with ``[DEC]`` as the last one.
+    dropout, attention_dropout : float
+        Probabilities on hidden states and on attention weights.
+    """
+
+    num_queries: int = 32
+    hidden_size: int = 768
+    num_layers: int = 12
+    num_heads: int = 12
+    intermediate_size: int = 3072
+    encoder_width: int = 1408
+    cross_attention_every: int = 2
+    vocab_size: int = 30523
+    max_positions: int = 512
+    dropout: float = 0.1
+    attention_dropout: float = 0.1
+    layer_norm_eps: float = 1e-12
+    initializer_range: float = 0.02
+
+    def __post_init__(self) -> None:
+        if self.hidden_size % self.num_heads:
+            raise ConfigError(
+                f"hidden_size {self.hidden_size} is not a multiple of num_heads "
+                f"{self.num_heads}; choose a width that the heads can share."
+            )
+
+
+@dataclass(frozen=True)
+class Blip2Config:
+    """One model: its frozen parts by name, its Q-Former, and the sizes of its heads.
+
+    Attributes
+    ----------
+    name : str
+        What to call it in reports and in the interface.
+    stage : int
+        1 for a retriever (ITC, ITM, ITG heads), 2 for a generator (projection to the LLM).
+    image_encoder, language_model : str
+        Names in the registries of ``blip2.vision`` and ``blip2.language``.
+    image_positions : int
+        Number of learned positions added to the image features, 0 for none. A ViT's tokens
+        know where they are; the cells of a convolutional map barely do.
+    embed_dim : int
+        Width of the shared space of photos and texts (ITC).
+    temperature : float
+        Initial ITC temperature, a divisor (section 3.2).
+    max_text_length : int
+        Word pieces of a text in stage 1, ``[CLS]`` and ``[SEP]`` included.
+    language_width : int
+        Embedding width of the language model, 0 in stage 1.
+    """
+
+    name: str = "blip2"
+    stage: int = 1
+    image_encoder: str = "efficientnet-lite2"
+    image_positions: int = 0
+    embed_dim: int = 256
+    temperature: float = 0.07
+    max_text_length: int = 32
+    language_model: str = ""
+    language_width: int = 0
+    qformer: QFormerConfig = field(default_factory=QFormerConfig)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Blip2Config:
+        """Build from nested plain dictionaries.
+
+        Raises
+        ------
+        ConfigError
+            A key that no attribute has.
+        """
+        data = dict(data)
+        qformer = _checked(QFormerConfig, data.pop("qformer", {}))
+        return _checked(cls, {**data, "qformer": qformer})
+
+    @classmethod
+    def read(cls, path: str | Path) -> Blip2Config:
+        """Read ``config.json``.
+
+        Raises
+        ------
+        ConfigError
+            The file is missing or is not such a configuration.
+        """
+        try:
+            return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+        except OSError as error:
+            raise ConfigError(
+                f"The configuration {path} can't be read ({error.strerror}); "
+                "name a folder that holds config.json."
+            ) from error
+        except json.JSONDecodeError as error:
+            raise ConfigError(
+                f"The configuration {path} is not JSON (line {error.lineno}); restore the file."
+            ) from error
+
+    def write(self, path: str | Path) -> None:
+        """Write as JSON, readable by :meth:`read`."""
+        Path(path).write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+
+
+def _checked(cls: type, values: dict[str, Any]) -> Any:
+    unknown = sorted(set(values) - {f.name for f in fields(cls)})
+    if unknown:
+        raise ConfigError(
+            f"{cls.__name__} has no setting {', '.join(unknown)}; remove it or correct its name."
+        )
+    return cls(**values)
+
+
+MINI_QFORMER = QFormerConfig(
+    num_queries=16,
+    hidden_size=384,
+    num_layers=6,
+    num_heads=12,
+    intermediate_size=1536,
+    encoder_width=1280,
+    attention_dropout=0.0,
+)
+
+PRESETS: dict[str, Blip2Config] = {
+    "mini-itm": Blip2Config(
+        name="mini-itm", image_positions=81, max_text_length=24, qformer=MINI_QFORMER
+    ),
+    "mini": Blip2Config(
+        name="mini",
+        stage=2,
+        image_positions=81,
+        language_model="smollm2-135m-instruct",
+        language_width=576,
+        qformer=MINI_QFORMER,
+    ),
+    "pretrain-vit-g": Blip2Config(name="pretrain-vit-g", image_encoder="eva-vit-g"),
+}

@@ -1,0 +1,36 @@
+"""Where a model runs, and in which precision."""
+
+from __future__ import annotations
+
+import torch
+
+from blip2.errors import UserError
+
+
+def pick_device(device: str | None) -> torch.device:
+    """The named device, else the GPU, else the CPU.
+
+    Raises
+    ------
+    UserError
+        There is no such device here.
+    """
+    try:
+        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(
+            f"The device {device!r} can't be used here; choose cpu or leave it out."
+        ) from error
+    return place
+
+
+def fast_dtype(device: torch.device) -> torch.dtype:
+    """bf16 on a GPU and on processors that compute in it, else fp32.
+
+    On a processor without bf16 instructions each product is converted first, which is slower
+    than fp32.
+    """
+    if device.type != "cpu":
+        return torch.bfloat16
+    return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32

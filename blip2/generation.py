@@ -1,0 +1,210 @@
+"""Stage 2 (paper, section 3.3): the Q-Former's queries as a soft visual prompt of a frozen LLM."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from blip2.checkpoints import find_checkpoint, load_checkpoint, read_stage
+from blip2.config import Blip2Config
+from blip2.devices import fast_dtype, pick_device
+from blip2.errors import UserError
+from blip2.language import Decoding, FrozenDecoder, build_language_model
+from blip2.processing import clean_text, open_photo
+from blip2.qformer import QFormer
+from blip2.representation import ImageReader
+from blip2.vision import ImageEncoder, build_image_encoder
+
+if TYPE_CHECKING:
+    from blip2.chat import Chat
+
+DEFAULT_INSTRUCTION = "Describe this photo."
+
+
+class VisualPrompt(nn.Module):
+    """What stage 2 trains: the Q-Former without its text branch, and one linear projection.
+
+    Parameters
+    ----------
+    config : Blip2Config
+        With ``stage`` 2.
+    """
+
+    def __init__(self, config: Blip2Config) -> None:
+        super().__init__()
+        self.config = config
+        self.image_reader = ImageReader(config)
+        self.qformer = QFormer(config.qformer, with_text=False)
+        self.projection = nn.Linear(config.qformer.hidden_size, config.language_width)
+
+    def forward(self, features: Tensor) -> Tensor:  # [B, N, C] -> [B, Q, W]
+        """Soft visual prompts of frozen image features."""
+        states = self.qformer.image_states(self.image_reader(features))
+        return self.projection(self.qformer.encode_image(states).queries)
+
+
+class Stage2(nn.Module):
+    """Visual prompt before a frozen language model, for training.
+
+    Parameters
+    ----------
+    prompt : VisualPrompt
+        Trained.
+    language : FrozenDecoder
+        Frozen.
+    """
+
+    def __init__(self, prompt: VisualPrompt, language: FrozenDecoder) -> None:
+        super().__init__()
+        self.prompt, self.language = prompt, language
+
+    def forward(
+        self, features: Tensor, instructions: Sequence[str], answers: Sequence[str]
+    ) -> dict[str, Tensor]:
+        """Language-modelling loss ``lm`` of a batch, features ``[B, N, C]``."""
+        return {"lm": self.language.loss(self.prompt(features), instructions, answers)}
+
+
+class Blip2:
+    """A photo and words in, words out. Make one with :meth:`from_pretrained`.
+
+    Parameters
+    ----------
+    name : str
+        What it was loaded as.
+    encoder : ImageEncoder
+        Frozen.
+    prompt : VisualPrompt
+        Trained.
+    language : FrozenDecoder
+        Frozen.
+    device : torch.device
+        Where all of them are.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        encoder: ImageEncoder,
+        prompt: VisualPrompt,
+        language: FrozenDecoder,
+        device: torch.device,
+    ) -> None:
+        self.name, self.device = name, device
+        self.encoder, self.prompt, self.language = encoder, prompt, language
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str = "mini",
+        *,
+        device: str | None = None,
+        dtype: torch.dtype | None = None,
+        quantize: str | None = None,
+    ) -> Blip2:
+        """Load a model with its frozen parts.
+
+        Parameters
+        ----------
+        name : str
+            ``"mini"``, or a folder written by :func:`blip2.checkpoints.save_checkpoint`.
+        device : str, optional
+            Default: the GPU where there is one.
+        dtype : torch.dtype, optional
+            Precision of the language model; default bf16 where the processor computes in it.
+        quantize : str, optional
+            ``"8bit"`` or ``"4bit"``, for language models on a GPU.
+
+        Raises
+        ------
+        UserError
+            The checkpoint is missing or damaged, or is of another stage.
+        """
+        folder = find_checkpoint(name)
+        config = read_stage(folder, 2)
+        if quantize:
+            raise UserError(
+                f"{name} is not quantised to {quantize}: its language model takes 0.3 GB as it "
+                "is, and 8-bit and 4-bit are slower; leave quantize out."
+            )
+        place = pick_device(device)
+        prompt = VisualPrompt(config)
+        load_checkpoint(prompt, folder)
+        language = build_language_model(config.language_model)
+        language.to(place, dtype or fast_dtype(place))
+        encoder = build_image_encoder(config.image_encoder).to(place)
+        return cls(name, encoder, prompt.to(place).eval(), language, place)
+
+    @torch.inference_mode()
+    def visual_prompt(self, photos: Sequence[Any]) -> Tensor:  # -> [B, Q, W]
+        """Soft visual prompts of photos: what the language model sees of them."""
+        pixels = torch.stack([self.encoder.transform(open_photo(photo)) for photo in photos])
+        return self.prompt(self.encoder(pixels.to(self.device)).float())
+
+    def caption(self, photo: Any, instruction: str = "", **decoding: Any) -> str:
+        """Say what a photo shows, in the manner of an instruction.
+
+        Parameters
+        ----------
+        photo
+            Everything that :func:`blip2.processing.open_photo` takes.
+        instruction : str
+            Empty for a plain description.
+        **decoding
+            See :class:`blip2.language.Decoding`.
+
+        Raises
+        ------
+        UserError
+            The photo can't be used, the instruction is too long or an option out of range.
+        """
+        return self.generate(photo, instruction, **decoding)
+
+    def generate(self, photo: Any, prompt: str | Sequence[str] = "", **decoding: Any) -> Any:
+        """Answer a prompt about a photo, or prompts about a list of photos.
+
+        Parameters
+        ----------
+        photo
+            One photo, or a list of them.
+        prompt : str or sequence of str
+            One for all, or one for each photo.
+        **decoding
+            See :class:`blip2.language.Decoding`.
+
+        Returns
+        -------
+        str or list of str
+            A list for a list.
+
+        Raises
+        ------
+        UserError
+            As :meth:`caption`; also where photos and prompts differ in number.
+        """
+        options = Decoding(**decoding)
+        photos = list(photo) if isinstance(photo, list | tuple) else [photo]
+        prompts = [prompt] * len(photos) if isinstance(prompt, str) else list(prompt)
+        texts = [self.language.prompt(instruction(text)) for text in prompts]
+        answers = self.language.generate(self.visual_prompt(photos), texts, options)
+        return answers if isinstance(photo, list | tuple) else answers[0]
+
+    def stream(self, photo: Any, prompt: str = "", **decoding: Any) -> Iterator[str]:
+        """Answer a prompt about a photo piece by piece; arguments as :meth:`generate`."""
+        options = Decoding(**decoding)
+        text = self.language.prompt(instruction(prompt))
+        return self.language.stream(self.visual_prompt([photo]), text, options)
+
+    def chat(self, photo: Any) -> Chat:
+        """Begin a conversation about a photo."""
+        from blip2.chat import Chat
+
+        return Chat(self, photo)
+
+
+def instruction(text: str) -> str:
+    """Clean an instruction; an empty one asks for a description."""
+    return clean_text(text, "instruction", default=DEFAULT_INSTRUCTION)

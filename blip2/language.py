@@ -1,0 +1,337 @@
+"""Frozen language models behind one interface: visual prompt and words in, loss or words out."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from blip2.errors import UserError
+
+LANGUAGE_MODELS: dict[str, Callable[[], FrozenDecoder]] = {}
+
+Turns = Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How words are chosen.
+
+    Attributes
+    ----------
+    num_beams : int
+        Beams of beam search; 1 is greedy, or sampling with ``do_sample``.
+    do_sample : bool
+        Nucleus sampling with ``temperature`` and ``top_p``.
+    max_new_tokens, min_new_tokens : int
+        Length of the answer, in tokens.
+    length_penalty : float
+        Exponent on the length of a beam; above 0 favours long answers.
+    repetition_penalty : float
+        Above 1 discourages tokens that the answer already has.
+    seed : int or None
+        Makes sampling repeatable.
+    """
+
+    num_beams: int = 1
+    do_sample: bool = False
+    temperature: float = 1.0
+    top_p: float = 0.9
+    max_new_tokens: int = 30
+    min_new_tokens: int = 1
+    length_penalty: float = 1.0
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        limits = {
+            "num_beams": (1, 20),
+            "max_new_tokens": (1, 512),
+            "min_new_tokens": (0, self.max_new_tokens),
+            "temperature": (0.01, 10),
+            "top_p": (0.01, 1),
+            "length_penalty": (-5, 5),
+            "repetition_penalty": (0.1, 10),
+        }
+        for name, (low, high) in limits.items():
+            if not low <= getattr(self, name) <= high:
+                raise UserError(
+                    f"The decoding option {name} is {getattr(self, name)}; choose a value from "
+                    f"{low} to {high}."
+                )
+
+    def arguments(self) -> dict[str, Any]:
+        """The same for the ``generate`` of transformers, without what does not apply."""
+        arguments = {
+            "num_beams": self.num_beams,
+            "do_sample": self.do_sample,
+            "max_new_tokens": self.max_new_tokens,
+            "min_new_tokens": self.min_new_tokens,
+            "repetition_penalty": self.repetition_penalty,
+        }
+        if self.num_beams > 1:
+            arguments["length_penalty"] = self.length_penalty
+        if self.do_sample:
+            arguments |= {"temperature": self.temperature, "top_p": self.top_p, "top_k": 0}
+        return arguments
+
+
+@dataclass(frozen=True)
+class PromptForm:
+    """How a model wants its prompt: what stands around the photo, a question and an answer."""
+
+    before_photo: str
+    before_question: str
+    before_answer: str
+    between_turns: str
+
+    def text(self, turns: Turns, question: str) -> str:
+        """All that follows the photo, up to the answer that is asked for."""
+        text = self.before_question
+        for asked, answered in turns:
+            text += f"{asked}{self.before_answer}{answered}{self.between_turns}"
+        return text + question + self.before_answer
+
+
+CHATML = PromptForm(
+    before_photo="<|im_start|>user\n",
+    before_question="\n",
+    before_answer="<|im_end|>\n<|im_start|>assistant\n",
+    between_turns="<|im_end|>\n<|im_start|>user\n",
+)
+
+
+class FrozenDecoder(nn.Module):
+    """A frozen decoder-only language model (section 3.3): soft visual prompt, then text.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        A causal language model of transformers.
+    tokenizer : PreTrainedTokenizerBase
+        Its tokenizer.
+    form : PromptForm
+        Its prompt.
+    end_token : str
+        Ends an answer.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, form: PromptForm, end_token: str) -> None:
+        super().__init__()
+        self.model = model.requires_grad_(False).eval()
+        self.tokenizer, self.form = tokenizer, form
+        self.end_token_id = tokenizer.convert_tokens_to_ids(end_token)
+        self.width = model.get_input_embeddings().weight.shape[1]
+        self.context = model.config.max_position_embeddings
+
+    def train(self, mode: bool = True) -> FrozenDecoder:
+        """Stay in eval mode whatever is asked."""
+        return super().train(False)
+
+    def token_ids(self, text: str) -> list[int]:
+        """Tokens of a text, special ones read, none added."""
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def prompt(self, question: str, turns: Turns = ()) -> str:
+        """What follows the photo in a prompt, from words of a user.
+
+        Special tokens that a user typed are taken out, so that words can't end a turn.
+        """
+        plain = [(self._plain(asked), self._plain(answered)) for asked, answered in turns]
+        return self.form.text(plain, self._plain(question))
+
+    def _plain(self, text: str) -> str:
+        special = [token for token in self.tokenizer.all_special_tokens if token in text]
+        while special:  # taking one out may join the halves of another
+            for token in special:
+                text = text.replace(token, "")
+            special = [token for token in self.tokenizer.all_special_tokens if token in text]
+        return text
+
+    def _embed(self, ids: Sequence[int]) -> Tensor:  # [T] -> [T, W]
+        device = self.model.get_input_embeddings().weight.device
+        return self.model.get_input_embeddings()(torch.tensor(ids, device=device))
+
+    def loss(self, visual: Tensor, prompts: Sequence[str], answers: Sequence[str]) -> Tensor:
+        """Language-modelling loss on the answers and their end token (section 3.3).
+
+        Parameters
+        ----------
+        visual : Tensor
+            ``[B, Q, W]`` soft visual prompts.
+        prompts, answers : sequence of str
+            ``B`` instructions and what should be answered.
+
+        Returns
+        -------
+        Tensor
+            Scalar, the mean over answer tokens.
+        """
+        before = self._embed(self.token_ids(self.form.before_photo))
+        rows, labels = [], []
+        for photo, prompt, answer in zip(visual, prompts, answers, strict=True):
+            asked = self.token_ids(self.prompt(prompt))
+            target = [*self.token_ids(answer), self.end_token_id]
+            text = self._embed([*asked, *target])
+            rows.append(torch.cat([before, photo.to(before.dtype), text]))
+            labels.append(
+                torch.tensor([-100] * (len(rows[-1]) - len(target)) + target, device=visual.device)
+            )
+        embeds = nn.utils.rnn.pad_sequence(rows, batch_first=True)  # [B, L, W]
+        targets = nn.utils.rnn.pad_sequence(labels, batch_first=True, padding_value=-100)
+        lengths = torch.tensor([len(row) for row in rows], device=visual.device)
+        mask = torch.arange(embeds.shape[1], device=visual.device) < lengths[:, None]
+        hidden = self.model.model(
+            inputs_embeds=embeds, attention_mask=mask.long(), use_cache=False
+        ).last_hidden_state  # [B, L, W]
+        # The token at t predicts the one at t + 1; only answers reach the vocabulary.
+        wanted = targets[:, 1:] != -100
+        logits = self.model.lm_head(hidden[:, :-1][wanted])  # [A, V]
+        return F.cross_entropy(logits.float(), targets[:, 1:][wanted])
+
+    def _inputs(self, visual: Tensor, texts: Sequence[str]) -> dict[str, Tensor]:
+        """Left-padded embeddings ``[B, L, W]`` of photo and text, and their mask."""
+        before = self._embed(self.token_ids(self.form.before_photo))
+        rows = [
+            torch.cat([before, photo.to(before.dtype), self._embed(self.token_ids(text))])
+            for photo, text in zip(visual, texts, strict=True)
+        ]
+        embeds = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_side="left")
+        lengths = torch.tensor([len(row) for row in rows], device=embeds.device)
+        mask = torch.arange(embeds.shape[1], device=embeds.device) >= (
+            embeds.shape[1] - lengths[:, None]
+        )
+        return {"inputs_embeds": embeds, "attention_mask": mask.long()}
+
+    @torch.inference_mode()
+    def generate(self, visual: Tensor, texts: Sequence[str], decoding: Decoding) -> list[str]:
+        """Answer prompts about photos.
+
+        Parameters
+        ----------
+        visual : Tensor
+            ``[B, Q, W]`` soft visual prompts.
+        texts : sequence of str
+            What follows each photo, from :meth:`prompt`.
+        decoding : Decoding
+            How words are chosen.
+
+        Returns
+        -------
+        list of str
+            ``B`` answers.
+        """
+        if decoding.seed is not None:
+            torch.manual_seed(decoding.seed)
+        ids = self.model.generate(
+            **self._inputs(visual, texts), **decoding.arguments(), **self._ends()
+        )
+        return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+
+    def stream(self, visual: Tensor, text: str, decoding: Decoding) -> Iterator[str]:
+        """Answer one prompt piece by piece; beams can only be shown when they are finished.
+
+        Parameters
+        ----------
+        visual : Tensor
+            ``[1, Q, W]``.
+        text, decoding
+            As in :meth:`generate`.
+
+        Yields
+        ------
+        str
+            Pieces whose concatenation is the answer. Closing the iterator stops the model.
+        """
+        from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
+
+        if decoding.num_beams > 1:
+            yield from self.generate(visual, [text], decoding)
+            return
+        stopped = threading.Event()
+
+        class Stop(StoppingCriteria):
+            def __call__(self, ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+                return torch.full((len(ids),), stopped.is_set(), device=ids.device)
+
+        streamer = TextIteratorStreamer(self.tokenizer, skip_special_tokens=True)
+        failures: list[BaseException] = []
+
+        def work() -> None:
+            try:
+                with torch.inference_mode():
+                    if decoding.seed is not None:
+                        torch.manual_seed(decoding.seed)
+                    self.model.generate(
+                        **self._inputs(visual, [text]),
+                        **decoding.arguments(),
+                        **self._ends(),
+                        streamer=streamer,
+                        stopping_criteria=StoppingCriteriaList([Stop()]),
+                    )
+            except BaseException as error:  # handed to the reader below, which raises it
+                failures.append(error)
+                streamer.end()
+
+        worker = threading.Thread(target=work, daemon=True)
+        worker.start()
+        try:
+            begun = False
+            for piece in streamer:
+                piece = piece if begun else piece.lstrip()
+                if piece:
+                    begun = True
+                    yield piece
+        finally:
+            stopped.set()
+            worker.join()
+        if failures:
+            raise failures[0]
+
+    def _ends(self) -> dict[str, int]:
+        return {"eos_token_id": self.end_token_id, "pad_token_id": self.end_token_id}
+
+
+def register_language_model(name: str) -> Callable:
+    """Make the decorated builder available as ``language_model: name`` in a configuration."""
+
+    def register(builder: Callable[[], FrozenDecoder]) -> Callable[[], FrozenDecoder]:
+        LANGUAGE_MODELS[name] = builder
+        return builder
+
+    return register
+
+
+def build_language_model(name: str) -> FrozenDecoder:
+    """Build a registered language model with its published weights, frozen.
+
+    Raises
+    ------
+    UserError
+        No language model is registered under this name.
+    """
+    if name not in LANGUAGE_MODELS:
+        raise UserError(
+            f"There is no language model {name!r}; choose one of "
+            f"{', '.join(sorted(LANGUAGE_MODELS))} or register it with "
+            "blip2.language.register_language_model."
+        )
+    return LANGUAGE_MODELS[name]()
+
+
+@register_language_model("smollm2-135m-instruct")
+def smollm2() -> FrozenDecoder:
+    """SmolLM2-135M-Instruct, from its package, converted once."""
+    from transformers import AutoTokenizer, LlamaForCausalLM
+
+    from blip2.assets import smollm2_dir
+
+    folder = smollm2_dir()
+    model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    return FrozenDecoder(model, tokenizer, CHATML, end_token="<|im_end|>")

@@ -1,0 +1,132 @@
+"""The three objectives of stage 1 (paper, section 3.2) as functions of tensors."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def similarity(image_embeds: Tensor, text_embeds: Tensor) -> Tensor:
+    """Similarity of every photo to every text: the best of its queries (section 3.2, ITC).
+
+    Parameters
+    ----------
+    image_embeds : Tensor
+        ``[I, Q, d]``, unit length.
+    text_embeds : Tensor
+        ``[T, d]``, unit length.
+
+    Returns
+    -------
+    Tensor
+        ``[I, T]``, cosines.
+    """
+    return torch.einsum("iqd,td->itq", image_embeds, text_embeds).amax(-1)
+
+
+def itc_targets(image_ids: Tensor) -> Tensor:
+    """Which text belongs to which photo: equal ids share their pairs evenly.
+
+    Parameters
+    ----------
+    image_ids : Tensor
+        ``[B]`` integers, one for each pair of the batch.
+
+    Returns
+    -------
+    Tensor
+        ``[B, B]``, rows sum to 1.
+    """
+    same = (image_ids[:, None] == image_ids[None, :]).float()
+    return same / same.sum(1, keepdim=True)
+
+
+def itc_loss(
+    sim: Tensor, temperature: Tensor, image_ids: Tensor, label_smoothing: float = 0.1
+) -> Tensor:
+    """Image-text contrastive loss: cross-entropy both ways over in-batch negatives.
+
+    Parameters
+    ----------
+    sim : Tensor
+        ``[B, B]``, photos by texts, from :func:`similarity`.
+    temperature : Tensor
+        Scalar divisor, learned.
+    image_ids : Tensor
+        ``[B]``; several captions of one photo share the target.
+    label_smoothing : float
+        Share of the target that is spread over the whole batch.
+
+    Returns
+    -------
+    Tensor
+        Scalar.
+    """
+    logits = sim / temperature
+    targets = itc_targets(image_ids)
+    image_to_text = F.cross_entropy(logits, targets, label_smoothing=label_smoothing)
+    text_to_image = F.cross_entropy(logits.T, targets, label_smoothing=label_smoothing)
+    return (image_to_text + text_to_image) / 2
+
+
+@torch.no_grad()
+def hard_negatives(
+    sim: Tensor, temperature: Tensor, image_ids: Tensor, hardness: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """Draw one hard negative each way, in proportion to softmax(similarity / temperature).
+
+    Parameters
+    ----------
+    sim, temperature, image_ids : Tensor
+        As in :func:`itc_loss`. Pairs of equal ids are never drawn.
+    hardness : float
+        Factor on the logits: 1 as in the paper, 0 draws uniformly.
+
+    Returns
+    -------
+    images : Tensor
+        ``[B]``, for each text the position of a wrong photo.
+    texts : Tensor
+        ``[B]``, for each photo the position of a wrong text.
+
+    Raises
+    ------
+    ValueError
+        The batch holds one photo only, so that there is no negative.
+    """
+    same = image_ids[:, None] == image_ids[None, :]
+    if bool(same.all(1).any()):
+        raise ValueError("a batch for ITM needs pairs of at least two different photos")
+    logits = (hardness * sim / temperature).float().masked_fill(same, float("-inf"))
+    images = torch.multinomial(logits.T.softmax(1), 1).flatten()
+    texts = torch.multinomial(logits.softmax(1), 1).flatten()
+    return images, texts
+
+
+def itm_loss(logits: Tensor, matched: Tensor) -> Tensor:
+    """Image-text matching loss: two-way cross-entropy.
+
+    Parameters
+    ----------
+    logits : Tensor
+        ``[M, 2]``, the head's output averaged over the queries; column 1 means "match".
+    matched : Tensor
+        ``[M]``, 1 for pairs that belong together and 0 for the others.
+    """
+    return F.cross_entropy(logits.float(), matched)
+
+
+def itg_loss(logits: Tensor, targets: Tensor, label_smoothing: float = 0.1) -> Tensor:
+    """Image-grounded text generation loss over positions that predict a word piece.
+
+    Parameters
+    ----------
+    logits : Tensor
+        ``[P, V]``, one row for each position whose next piece is no padding.
+    targets : Tensor
+        ``[P]``, that next piece.
+    label_smoothing : float
+        Share of the target that is spread over the vocabulary.
+    """
+    return F.cross_entropy(logits.float(), targets, label_smoothing=label_smoothing)

@@ -1,0 +1,310 @@
+"""The Querying Transformer (paper, section 3.1, figure 2), alone: no encoder, no heads.
+
+Learned queries and text share the self-attention of every layer; the queries alone read the image
+through cross-attention, and queries and text have feed-forward networks of their own. Which of
+them see each other is what tells the three objectives apart: see :func:`attention_mask`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from blip2.config import QFormerConfig
+
+MaskKind = Literal["bidirectional", "multimodal_causal", "unimodal"]
+
+
+class KeyValue(NamedTuple):
+    """Keys and values of one attention, each ``[B, heads, length, head_dim]``."""
+
+    key: Tensor
+    value: Tensor
+
+
+@dataclass
+class ImageStates:
+    """Cross-attention keys and values of photos, one entry for each cross-attention layer.
+
+    They depend on the image alone, so ITC, ITM and ITG share them; ITM gathers those of its
+    negatives instead of computing them again.
+    """
+
+    layers: list[KeyValue]
+
+    def __len__(self) -> int:
+        """Count the photos."""
+        return self.layers[0].key.shape[0]
+
+    def select(self, index: Tensor) -> ImageStates:
+        """Gather photos by position, ``index`` ``[M]``, repeats allowed."""
+        return ImageStates(
+            [
+                KeyValue(key.index_select(0, index), value.index_select(0, index))
+                for key, value in self.layers
+            ]
+        )
+
+
+@dataclass
+class QFormerOutput:
+    """What a pass gives.
+
+    Attributes
+    ----------
+    queries : Tensor or None
+        ``[B, Q, D]``
+    text : Tensor or None
+        ``[B, T, D]``
+    query_cache : list of KeyValue
+        Self-attention keys and values of the queries in every layer, for :meth:`QFormer.decode`.
+        Empty when the pass had no queries.
+    """
+
+    queries: Tensor | None
+    text: Tensor | None
+    query_cache: list[KeyValue]
+
+
+def attention_mask(kind: MaskKind, num_queries: int, text_mask: Tensor) -> Tensor:
+    """Build the self-attention mask of an objective (figure 2, right).
+
+    Parameters
+    ----------
+    kind : str
+        ``"unimodal"`` (ITC): queries and text don't see each other. ``"bidirectional"`` (ITM):
+        all see all. ``"multimodal_causal"`` (ITG): queries see queries; text sees all queries and
+        its own past.
+    num_queries : int
+        Queries ``Q``, which stand before the text.
+    text_mask : Tensor
+        ``[B, T]``, true where there is a word piece and false on padding.
+
+    Returns
+    -------
+    Tensor
+        ``[B, 1, Q + T, Q + T]``, true where the row may attend to the column.
+    """
+    batch, length = text_mask.shape
+    total = num_queries + length
+    seen = torch.ones(total, total, dtype=torch.bool, device=text_mask.device)
+    if kind != "bidirectional":
+        seen[:num_queries, num_queries:] = False
+    if kind == "unimodal":
+        seen[num_queries:, :num_queries] = False
+    elif kind == "multimodal_causal":
+        seen[num_queries:, num_queries:] = seen[num_queries:, num_queries:].tril()
+    present = torch.cat([text_mask.new_ones(batch, num_queries), text_mask], dim=1).bool()
+    return seen & present[:, None, None, :]  # [B, 1, Q + T, Q + T]
+
+
+class Attention(nn.Module):
+    """BERT's attention block: multi-head attention, projection, dropout, residual, LayerNorm."""
+
+    def __init__(self, config: QFormerConfig, key_width: int) -> None:
+        super().__init__()
+        width = config.hidden_size
+        self.num_heads = config.num_heads
+        self.attention_dropout = config.attention_dropout
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(key_width, width)
+        self.value = nn.Linear(key_width, width)
+        self.output = nn.Linear(width, width)
+        self.dropout = nn.Dropout(config.dropout)
+        self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+
+    def _heads(self, x: Tensor) -> Tensor:  # [B, L, D] -> [B, h, L, D / h]
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+    def key_value(self, x: Tensor) -> KeyValue:  # [B, L, C]
+        """Keys and values that ``x`` offers to be attended to."""
+        return KeyValue(self._heads(self.key(x)), self._heads(self.value(x)))
+
+    def forward(self, x: Tensor, states: KeyValue, mask: Tensor | None = None) -> Tensor:
+        """Let ``x`` ``[B, L, D]`` attend to ``states`` where ``mask`` (broadcastable) is true."""
+        query = self._heads(self.query(x))  # [B, h, L, d]
+        dropout = self.attention_dropout if self.training else 0.0
+        out = attend(query, states.key, states.value, mask, dropout)
+        out = out.transpose(1, 2).flatten(2)  # [B, L, D]
+        return self.norm(x + self.dropout(self.output(out)))
+
+
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float
+) -> Tensor:  # [B, h, L, d]
+    """Scaled dot-product attention, by the faster of two equal ways.
+
+    In bf16 on a CPU the fused kernel's backward pass is six times slower than the plain formula.
+    """
+    if query.device.type != "cpu" or not torch.is_grad_enabled() or query.dtype == torch.float32:
+        return F.scaled_dot_product_attention(query, key, value, mask, dropout)
+    scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])  # [B, h, L, M]
+    if mask is not None:
+        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    return F.dropout(scores.softmax(-1), dropout) @ value
+
+
+class FeedForward(nn.Module):
+    """BERT's feed-forward block with residual and LayerNorm."""
+
+    def __init__(self, config: QFormerConfig) -> None:
+        super().__init__()
+        self.inner = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.output = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.dropout = nn.Dropout(config.dropout)
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+    def forward(self, x: Tensor) -> Tensor:  # [B, L, D]
+        """Apply the block."""
+        return self.norm(x + self.dropout(self.output(F.gelu(self.inner(x)))))
+
+
+class QFormerLayer(nn.Module):
+    """One layer: shared self-attention, the queries' cross-attention, two feed-forward blocks."""
+
+    def __init__(self, config: QFormerConfig, number: int, with_text: bool) -> None:
+        super().__init__()
+        self.attention = Attention(config, config.hidden_size)
+        self.cross_attention = (
+            Attention(config, config.encoder_width)
+            if number % config.cross_attention_every == 0
+            else None
+        )
+        self.query_ffn = FeedForward(config)
+        self.text_ffn = FeedForward(config) if with_text else None
+
+    def query_half(self, queries: Tensor, image: KeyValue | None) -> Tensor:  # [B, Q, D]
+        """What follows self-attention for the queries."""
+        if self.cross_attention is not None:
+            queries = self.cross_attention(queries, image)
+        return self.query_ffn(queries)
+
+
+class QFormer(nn.Module):
+    """The Q-Former's queries, text embeddings and layers.
+
+    Parameters
+    ----------
+    config : QFormerConfig
+        Dimensions.
+    with_text : bool
+        False leaves out the text branch, as stage 2 does.
+    """
+
+    def __init__(self, config: QFormerConfig, with_text: bool = True) -> None:
+        super().__init__()
+        self.config = config
+        width = config.hidden_size
+        self.query_tokens = nn.Parameter(torch.empty(1, config.num_queries, width))
+        self.embedding_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.embedding_dropout = nn.Dropout(config.dropout)
+        if with_text:
+            self.word_embeddings = nn.Embedding(config.vocab_size, width)
+            self.position_embeddings = nn.Embedding(config.max_positions, width)
+        self.layers = nn.ModuleList(
+            QFormerLayer(config, number, with_text) for number in range(config.num_layers)
+        )
+        self.apply(self._initialise)
+        nn.init.normal_(self.query_tokens, std=config.initializer_range)
+
+    def _initialise(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, std=self.config.initializer_range)
+        if isinstance(module, nn.Linear):
+            nn.init.zeros_(module.bias)
+
+    def image_states(self, features: Tensor) -> ImageStates:  # [B, N, C]
+        """Cross-attention keys and values of image features, computed once for all passes."""
+        crosses = [layer.cross_attention for layer in self.layers if layer.cross_attention]
+        return ImageStates([cross.key_value(features) for cross in crosses])
+
+    def embed_queries(self, batch: int) -> Tensor:  # [B, Q, D]
+        """Queries as they enter the first layer: no position, then LayerNorm and dropout."""
+        queries = self.query_tokens.expand(batch, -1, -1)
+        return self.embedding_dropout(self.embedding_norm(queries))
+
+    def embed_text(self, ids: Tensor, start: int = 0) -> Tensor:  # [B, T] -> [B, T, D]
+        """Word pieces with positions from ``start`` on, LayerNorm and dropout."""
+        positions = torch.arange(start, start + ids.shape[1], device=ids.device)
+        embedded = self.word_embeddings(ids) + self.position_embeddings(positions)
+        return self.embedding_dropout(self.embedding_norm(embedded))
+
+    def encode_image(self, image: ImageStates) -> QFormerOutput:
+        """Queries alone over photos: ITC's image side and the visual prompt of stage 2."""
+        queries = self.embed_queries(len(image))
+        cache = []
+        states = iter(image.layers)
+        for layer in self.layers:
+            own = layer.attention.key_value(queries)
+            cache.append(own)
+            queries = layer.attention(queries, own)
+            queries = layer.query_half(queries, next(states) if layer.cross_attention else None)
+        return QFormerOutput(queries, None, cache)
+
+    def encode_text(self, ids: Tensor, text_mask: Tensor) -> QFormerOutput:
+        """Text alone, ``[B, T]`` both: ITC's text side."""
+        text = self.embed_text(ids)
+        mask = text_mask[:, None, None, :].bool()  # [B, 1, 1, T]
+        for layer in self.layers:
+            text = layer.text_ffn(layer.attention(text, layer.attention.key_value(text), mask))
+        return QFormerOutput(None, text, [])
+
+    def forward(
+        self, image: ImageStates, ids: Tensor, text_mask: Tensor, kind: MaskKind
+    ) -> QFormerOutput:
+        """Queries and text together under one of the three masks.
+
+        Parameters
+        ----------
+        image : ImageStates
+            Of ``B`` photos, from :meth:`image_states`.
+        ids, text_mask : Tensor
+            ``[B, T]`` word pieces and where they are no padding.
+        kind : str
+            The mask's name, see :func:`attention_mask`.
+        """
+        num = self.config.num_queries
+        hidden = torch.cat([self.embed_queries(len(image)), self.embed_text(ids)], dim=1)
+        mask = attention_mask(kind, num, text_mask)
+        cache = []
+        states = iter(image.layers)
+        for layer in self.layers:
+            own = layer.attention.key_value(hidden)
+            cache.append(KeyValue(own.key[:, :, :num], own.value[:, :, :num]))
+            hidden = layer.attention(hidden, own, mask)  # [B, Q + T, D]
+            queries, text = hidden[:, :num], hidden[:, num:]
+            queries = layer.query_half(queries, next(states) if layer.cross_attention else None)
+            hidden = torch.cat([queries, layer.text_ffn(text)], dim=1)
+        return QFormerOutput(hidden[:, :num], hidden[:, num:], cache)
+
+    def decode(self, ids: Tensor, text_mask: Tensor, query_cache: list[KeyValue]) -> Tensor:
+        """Text under the multimodal causal mask over queries that were already encoded (ITG).
+
+        Parameters
+        ----------
+        ids, text_mask : Tensor
+            ``[B, T]``; the first piece is ``[DEC]``.
+        query_cache : list of KeyValue
+            From :meth:`encode_image` of the same ``B`` photos. Queries see only queries in ITG as
+            in ITC, so theirs are the same keys and values.
+
+        Returns
+        -------
+        Tensor
+            ``[B, T, D]``
+        """
+        num = self.config.num_queries
+        mask = attention_mask("multimodal_causal", num, text_mask)[:, :, num:]  # [B, 1, T, Q + T]
+        text = self.embed_text(ids)
+        for layer, past in zip(self.layers, query_cache, strict=True):
+            own = layer.attention.key_value(text)
+            joint = KeyValue(
+                torch.cat([past.key, own.key], dim=2), torch.cat([past.value, own.value], dim=2)
+            )
+            text = layer.text_ffn(layer.attention(text, joint, mask))
+        return text

@@ -1,0 +1,169 @@
+"""Stage 1 (paper, section 3.2): the Q-Former learns what in a photo its text speaks of.
+
+The same class trains (:meth:`Representation.forward`) and embeds and matches at inference.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from blip2.config import Blip2Config
+from blip2.objectives import hard_negatives, itc_loss, itg_loss, itm_loss, similarity
+from blip2.qformer import ImageStates, QFormer
+
+
+class ImageReader(nn.Module):
+    """From frozen features to what the Q-Former reads: LayerNorm and, for a map, positions."""
+
+    def __init__(self, config: Blip2Config) -> None:
+        super().__init__()
+        width = config.qformer.encoder_width
+        self.norm = nn.LayerNorm(width, eps=1e-5)
+        self.positions = None
+        if config.image_positions:
+            self.positions = nn.Parameter(torch.empty(config.image_positions, width))
+            nn.init.normal_(self.positions, std=config.qformer.initializer_range)
+
+    def forward(self, features: Tensor) -> Tensor:  # [B, N, C]
+        """Normalise in fp32 whatever the precision of the features."""
+        with torch.autocast(features.device.type, enabled=False):
+            out = F.layer_norm(
+                features.float(),
+                self.norm.normalized_shape,
+                self.norm.weight.float(),
+                self.norm.bias.float(),
+                self.norm.eps,
+            )
+        if self.positions is not None:
+            out = out + self.positions
+        return out.to(self.norm.weight.dtype)
+
+
+class Representation(nn.Module):
+    """Q-Former with text branch and the heads of ITC, ITM and ITG.
+
+    Parameters
+    ----------
+    config : Blip2Config
+        With ``stage`` 1.
+
+    Notes
+    -----
+    Frozen image features come in as tensors; the encoder is no part of this module, so that a
+    checkpoint holds what was trained and nothing else.
+    """
+
+    def __init__(self, config: Blip2Config) -> None:
+        super().__init__()
+        self.config = config
+        width = config.qformer.hidden_size
+        self.image_reader = ImageReader(config)
+        self.qformer = QFormer(config.qformer)
+        self.image_projection = nn.Linear(width, config.embed_dim)
+        self.text_projection = nn.Linear(width, config.embed_dim)
+        self.itm_head = nn.Linear(width, 2)
+        self.temperature = nn.Parameter(torch.tensor(config.temperature))
+        # BERT's masked-LM head; its decoder is the word embedding, tied.
+        self.lm_transform = nn.Linear(width, width)
+        self.lm_norm = nn.LayerNorm(width, eps=config.qformer.layer_norm_eps)
+        self.lm_bias = nn.Parameter(torch.zeros(config.qformer.vocab_size))
+
+    @property
+    def dec_token_id(self) -> int:
+        """The piece ``[DEC]`` that opens a text to be generated: the last of the vocabulary."""
+        return self.config.qformer.vocab_size - 1
+
+    def image_states(self, features: Tensor) -> ImageStates:  # [B, N, C]
+        """Cross-attention keys and values of photos, shared by all passes."""
+        return self.qformer.image_states(self.image_reader(features))
+
+    def project_queries(self, queries: Tensor) -> Tensor:  # [B, Q, D] -> [B, Q, d]
+        """Embeddings of photos, unit length."""
+        return F.normalize(self.image_projection(queries).float(), dim=-1)
+
+    def embed_texts(self, ids: Tensor, mask: Tensor) -> Tensor:  # [B, T] -> [B, d]
+        """Embeddings of texts, unit length, from their ``[CLS]``."""
+        text = self.qformer.encode_text(ids, mask).text
+        return F.normalize(self.text_projection(text[:, 0]).float(), dim=-1)
+
+    def match_logits(self, image: ImageStates, ids: Tensor, mask: Tensor) -> Tensor:  # [B, 2]
+        """ITM logits of pairs: the head on every query, averaged. Column 1 means "match"."""
+        queries = self.qformer(image, ids, mask, "bidirectional").queries
+        return self.itm_head(queries).float().mean(1)
+
+    def lm_logits(self, text: Tensor) -> Tensor:  # [..., D] -> [..., V]
+        """Next-piece logits of decoded text."""
+        hidden = self.lm_norm(F.gelu(self.lm_transform(text)))
+        return F.linear(hidden, self.qformer.word_embeddings.weight, self.lm_bias)
+
+    def forward(
+        self,
+        features: Tensor,
+        ids: Tensor,
+        mask: Tensor,
+        image_ids: Tensor,
+        hardness: float = 1.0,
+    ) -> dict[str, Tensor]:
+        """Compute the three losses of a batch of pairs.
+
+        Parameters
+        ----------
+        features : Tensor
+            ``[B, N, C]`` frozen image features.
+        ids, mask : Tensor
+            ``[B, T]`` captions, ``[CLS] ... [SEP]`` and padding.
+        image_ids : Tensor
+            ``[B]`` integers; pairs of one photo share theirs.
+        hardness : float
+            Of ITM's negatives, see :func:`blip2.objectives.hard_negatives`.
+
+        Returns
+        -------
+        dict
+            Scalars ``itc``, ``itm``, ``itg``; their sum is the stage's loss (equal weights).
+        """
+        image = self.image_states(features)
+        encoded = self.qformer.encode_image(image)
+        image_embeds = self.project_queries(encoded.queries)
+        text_embeds = self.embed_texts(ids, mask)
+        sim = similarity(image_embeds, text_embeds)
+        itc = itc_loss(sim, self.temperature, image_ids)
+
+        wrong_images, wrong_texts = hard_negatives(sim, self.temperature, image_ids, hardness)
+        batch = torch.arange(len(ids), device=ids.device)
+        photos = torch.cat([batch, wrong_images, batch])  # [3B]
+        texts = torch.cat([batch, batch, wrong_texts])  # [3B]
+        logits = self.match_logits(image.select(photos), ids[texts], mask[texts])
+        itm = itm_loss(logits, (torch.arange(3 * len(ids), device=ids.device) < len(ids)).long())
+
+        itg = self._itg(ids, mask, encoded.query_cache)
+        return {"itc": itc, "itm": itm, "itg": itg}
+
+    def _itg(self, ids: Tensor, mask: Tensor, query_cache: list) -> Tensor:
+        inputs = ids.clone()
+        inputs[:, 0] = self.dec_token_id
+        text = self.qformer.decode(inputs, mask, query_cache)  # [B, T, D]
+        # Only positions with a real next piece reach the vocabulary: half of the work is padding.
+        predicts = mask[:, 1:].flatten().nonzero().squeeze(1)  # [P]
+        hidden = text[:, :-1].flatten(0, 1).index_select(0, predicts)  # [P, D]
+        return itg_loss(self.lm_logits(hidden), ids[:, 1:].flatten()[predicts])
+
+    @torch.no_grad()
+    def caption(self, image: ImageStates, sep_token_id: int, max_length: int = 24) -> Tensor:
+        """Greedy captions by the Q-Former itself (ITG), to watch stage 1 learn.
+
+        Returns
+        -------
+        Tensor
+            ``[B, max_length]`` word pieces after ``[DEC]``, filled up with ``sep_token_id``.
+        """
+        cache = self.qformer.encode_image(image).query_cache
+        ids = torch.full((len(image), 1), self.dec_token_id, device=image.layers[0].key.device)
+        for _ in range(max_length):
+            text = self.qformer.decode(ids, torch.ones_like(ids), cache)
+            following = self.lm_logits(text[:, -1]).argmax(-1, keepdim=True)
+            ended = (ids == sep_token_id).any(1, keepdim=True)
+            ids = torch.cat([ids, following.masked_fill(ended, sep_token_id)], dim=1)
+        return ids[:, 1:]

@@ -1,0 +1,201 @@
+"""Photos and texts in one space: what search and matching use."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from blip2.checkpoints import find_checkpoint, fingerprint, load_checkpoint, read_stage
+from blip2.devices import fast_dtype, pick_device
+from blip2.errors import UserError
+from blip2.processing import open_photo
+from blip2.qformer import ImageStates
+from blip2.representation import Representation
+from blip2.tokenization import TextTokenizer
+from blip2.vision import ImageEncoder, build_image_encoder
+
+
+class Blip2Retriever:
+    """Embeds photos and texts (ITC) and judges pairs (ITM). See :meth:`from_pretrained`.
+
+    The similarity of a text and a photo is the greatest of the cosines of the text's embedding
+    with the photo's ``Q`` query embeddings.
+
+    Parameters
+    ----------
+    name, fingerprint : str
+        What it was loaded as, and the digest of its files.
+    encoder : ImageEncoder
+        Frozen.
+    model : Representation
+        Stage 1.
+    tokenizer : TextTokenizer
+        Its word pieces.
+    device : torch.device
+        Where all of them are.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        fingerprint: str,
+        encoder: ImageEncoder,
+        model: Representation,
+        tokenizer: TextTokenizer,
+        device: torch.device,
+    ) -> None:
+        self.name, self.fingerprint, self.device = name, fingerprint, device
+        self.encoder, self.model, self.tokenizer = encoder, model, tokenizer
+        self.num_queries = model.config.qformer.num_queries
+        self.dim = model.config.embed_dim
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str = "mini-itm",
+        *,
+        device: str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Blip2Retriever:
+        """Load a stage-1 model with its frozen image encoder.
+
+        Parameters
+        ----------
+        name : str
+            ``"mini-itm"``, or a folder written by :func:`blip2.checkpoints.save_checkpoint`.
+        device : str, optional
+            Default: the GPU where there is one.
+        dtype : torch.dtype, optional
+            Precision of matching pairs, the costly part; embeddings are always computed in fp32.
+            Default bf16 where the processor computes in it.
+
+        Raises
+        ------
+        UserError
+            The checkpoint is missing or damaged, or is of another stage.
+        """
+        folder = find_checkpoint(name)
+        config = read_stage(folder, 1)
+        place = pick_device(device)
+        model = Representation(config)
+        load_checkpoint(model, folder)
+        tokenizer = TextTokenizer(folder, config.max_text_length)
+        encoder = build_image_encoder(config.image_encoder).to(place)
+        retriever = cls(
+            name, fingerprint(folder), encoder, model.to(place).eval(), tokenizer, place
+        )
+        retriever.match_dtype = dtype or fast_dtype(place)
+        return retriever
+
+    match_dtype: torch.dtype = torch.float32
+
+    def preprocess(self, photo: Any) -> Tensor:  # -> [3, S, S]
+        """Open and normalise one photo; needs no model, so threads may decode beside it.
+
+        Raises
+        ------
+        PhotoError
+            The photo can't be used.
+        """
+        return self.encoder.transform(open_photo(photo))
+
+    @torch.inference_mode()
+    def image_states(self, pixels: Tensor) -> ImageStates:  # [B, 3, S, S]
+        """What the Q-Former reads of photos, to be matched with many texts."""
+        return self.model.image_states(self.encoder(pixels.to(self.device)).float())
+
+    @torch.inference_mode()
+    def embed_states(self, states: ImageStates) -> Tensor:  # -> [B, Q, d]
+        """Embeddings of photos of which :meth:`image_states` are at hand."""
+        queries = self.model.qformer.encode_image(states).queries
+        return self.model.project_queries(queries).cpu()
+
+    def embed_pixels(self, pixels: Tensor) -> Tensor:  # [B, 3, S, S] -> [B, Q, d]
+        """Embeddings of normalised photos, unit length, fp32 on the CPU."""
+        return self.embed_states(self.image_states(pixels))
+
+    def embed_images(self, photos: Sequence[Any], batch_size: int = 32) -> Tensor:
+        """Embed photos for search.
+
+        Parameters
+        ----------
+        photos : sequence
+            Each is anything that :func:`blip2.processing.open_photo` takes.
+        batch_size : int
+            Photos that the model sees at once.
+
+        Returns
+        -------
+        Tensor
+            ``[B, Q, d]``, unit length, fp32 on the CPU.
+        """
+        if not photos:
+            return torch.empty(0, self.num_queries, self.dim)
+        chunks = [photos[i : i + batch_size] for i in range(0, len(photos), batch_size)]
+        return torch.cat(
+            [self.embed_pixels(torch.stack([self.preprocess(p) for p in c])) for c in chunks]
+        )
+
+    @torch.inference_mode()
+    def embed_texts(self, texts: Sequence[str], batch_size: int = 64) -> Tensor:
+        """Embed texts for search.
+
+        Returns
+        -------
+        Tensor
+            ``[B, d]``, unit length, fp32 on the CPU.
+        """
+        if not texts:
+            return torch.empty(0, self.dim)
+        parts = []
+        for start in range(0, len(texts), batch_size):
+            ids, mask = self._pieces(texts[start : start + batch_size])
+            parts.append(self.model.embed_texts(ids, mask).cpu())
+        return torch.cat(parts)
+
+    def match(self, photos: Sequence[Any], texts: Sequence[str], batch_size: int = 32) -> Tensor:
+        """Judge whether each photo belongs with its text (ITM).
+
+        Parameters
+        ----------
+        photos, texts : sequence
+            Pairs, of equal number ``B``.
+
+        Returns
+        -------
+        Tensor
+            ``[B]``, probabilities, fp32 on the CPU.
+
+        Raises
+        ------
+        UserError
+            Photos and texts differ in number, or a photo can't be used.
+        """
+        if len(photos) != len(texts):
+            raise UserError(
+                f"There are {len(photos)} photos and {len(texts)} texts to match; "
+                "give one text for each photo."
+            )
+        parts = [torch.empty(0)]
+        for start in range(0, len(photos), batch_size):
+            end = start + batch_size
+            pixels = torch.stack([self.preprocess(photo) for photo in photos[start:end]])
+            parts.append(self.match_states(self.image_states(pixels), texts[start:end]))
+        return torch.cat(parts)
+
+    @torch.inference_mode()
+    def match_states(self, states: ImageStates, texts: Sequence[str]) -> Tensor:
+        """As :meth:`match`, for photos of which :meth:`image_states` are at hand."""
+        ids, mask = self._pieces(texts)
+        with torch.autocast(
+            self.device.type, self.match_dtype, enabled=self.match_dtype != torch.float32
+        ):
+            logits = self.model.match_logits(states, ids, mask)
+        return logits.float().softmax(-1)[:, 1].cpu()
+
+    def _pieces(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        ids, mask = self.tokenizer(list(texts))
+        return ids.to(self.device), mask.to(self.device)

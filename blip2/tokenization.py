@@ -1,0 +1,78 @@
+"""Word pieces of the Q-Former's text branch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from blip2.errors import UserError
+
+
+class TextTokenizer:
+    """BERT's word pieces as padded tensors, ``[CLS] ... [SEP]``.
+
+    Parameters
+    ----------
+    path : Path
+        A ``tokenizer.json``, or a folder that holds one.
+    max_length : int
+        Longer texts are cut to this many pieces, ``[CLS]`` and ``[SEP]`` included.
+
+    Raises
+    ------
+    UserError
+        The file is missing or not a tokenizer.
+    """
+
+    def __init__(self, path: Path, max_length: int) -> None:
+        from tokenizers import Tokenizer
+
+        path = Path(path)
+        path = path / "tokenizer.json" if path.is_dir() else path
+        if not path.is_file():
+            raise UserError(f"The tokenizer {path} is missing; restore it beside the checkpoint.")
+        try:
+            self._tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # tokenizers raises nothing more specific
+            raise UserError(f"The tokenizer {path} is damaged ({error}); restore it.") from error
+        self._tokenizer.enable_truncation(max_length)
+        self._tokenizer.enable_padding(pad_id=self.pad_token_id, pad_token="[PAD]")
+
+    @property
+    def pad_token_id(self) -> int:
+        """The id of ``[PAD]``."""
+        return self._tokenizer.token_to_id("[PAD]")
+
+    @property
+    def sep_token_id(self) -> int:
+        """The id of ``[SEP]``, which ends a text."""
+        return self._tokenizer.token_to_id("[SEP]")
+
+    def __call__(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Encode texts.
+
+        Parameters
+        ----------
+        texts : sequence of str
+            ``B`` texts.
+
+        Returns
+        -------
+        ids, mask : Tensor
+            ``[B, T]`` both, int64; the mask is 1 on pieces and 0 on padding.
+        """
+        encoded = self._tokenizer.encode_batch(list(texts))
+        ids = torch.tensor([entry.ids for entry in encoded])
+        mask = torch.tensor([entry.attention_mask for entry in encoded])
+        return ids, mask
+
+    def decode(self, ids: Tensor) -> list[str]:  # [B, T]
+        """Words of pieces, without special ones."""
+        return self._tokenizer.decode_batch(ids.tolist(), skip_special_tokens=True)
+
+    def save(self, folder: str | Path) -> None:
+        """Write ``tokenizer.json`` into a folder."""
+        self._tokenizer.save(str(Path(folder) / "tokenizer.json"), pretty=False)
