@@ -1,0 +1,132 @@
+"""A training recipe: one YAML file, with ``key=value`` overrides from the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from blip2.errors import UserError
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides a run.
+
+    Attributes
+    ----------
+    preset : str
+        A name in ``blip2.config.PRESETS``.
+    data, dev_data : str
+        Shards to train on and to watch, see :mod:`train.shards`.
+    output : str
+        Folder of the run: checkpoints, logs and the finished model.
+    cache : str
+        Folder of cached image features.
+    start : str
+        Stage 1: folder of a BERT, ``"minilm"`` for the packaged one. Stage 2: a stage-1
+        checkpoint. ``""`` starts from random weights.
+    views : int
+        Cached views of each photo, see :mod:`train.features`.
+    epochs, batch_size : int
+        Passes over the photos, and pairs of one step.
+    learning_rate, final_learning_rate : float
+        Peak and end of the cosine.
+    fresh_learning_rate : float
+        Peak for parameters that no checkpoint started; 0 uses ``learning_rate``.
+    warmup_steps : int
+        Steps of linear warm-up.
+    betas : tuple of float
+        AdamW's.
+    weight_decay, clip_norm : float
+        Clipping is off at 0.
+    hardness_epochs : float
+        Stage 1: ITM's negatives go from uniform to fully hard over this many passes.
+    save_every, validate_every, log_every : int
+        In steps.
+    keep : int
+        Checkpoints kept for resuming.
+    precision : str
+        ``"bf16"``, ``"fp16"`` or ``"no"``.
+    prompts : tuple of str
+        Stage 2: instructions, one drawn for each photo.
+    seed : int
+        Decides order, captions, views and dropout.
+    """
+
+    preset: str
+    data: str
+    dev_data: str = ""
+    output: str = "runs/run"
+    cache: str = "cache"
+    start: str = ""
+    views: int = 1
+    epochs: int = 1
+    batch_size: int = 96
+    learning_rate: float = 1e-4
+    final_learning_rate: float = 1e-5
+    fresh_learning_rate: float = 0.0
+    warmup_steps: int = 100
+    betas: tuple[float, float] = (0.9, 0.98)
+    weight_decay: float = 0.05
+    clip_norm: float = 1.0
+    hardness_epochs: float = 0.0
+    save_every: int = 100
+    validate_every: int = 200
+    log_every: int = 10
+    keep: int = 2
+    precision: str = "bf16"
+    prompts: tuple[str, ...] = ()
+    seed: int = 0
+
+
+def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe and apply ``key=value`` overrides (values in YAML).
+
+    Raises
+    ------
+    UserError
+        The file is missing or malformed, or names a setting that does not exist.
+    """
+    import yaml
+
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        for override in overrides:
+            key, sign, value = override.partition("=")
+            if not sign:
+                raise UserError(f"The override {override!r} has no '='; write key=value.")
+            values[key] = yaml.safe_load(value) if value else ""
+    except OSError as error:
+        raise UserError(f"The recipe {path} can't be read ({error.strerror}).") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"The recipe {path} or an override is not YAML: {error}.") from error
+    if not isinstance(values, dict):
+        raise UserError(f"The recipe {path} is not a mapping of settings to values.")
+    return _checked(values, str(path))
+
+
+def _checked(values: dict[str, Any], source: str) -> Recipe:
+    kinds = {f.name: f.type for f in fields(Recipe)}
+    unknown = sorted(set(values) - set(kinds))
+    if unknown:
+        raise UserError(
+            f"{source} has the unknown setting {', '.join(unknown)}; see train/config.py."
+        )
+    missing = [name for name in ("preset", "data") if not values.get(name)]
+    if missing:
+        raise UserError(f"{source} lacks {', '.join(missing)}; give it there or as key=value.")
+    converted = {}
+    for name, value in values.items():
+        try:
+            if kinds[name].startswith("tuple"):
+                value = tuple(value)
+            elif kinds[name] == "float":
+                value = float(value)  # YAML reads 1e-4 as text
+            elif kinds[name] == "int":
+                value = int(value)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{source}: {name} can't be {value!r}.") from error
+        converted[name] = value
+    return replace(Recipe(preset="", data=""), **converted)

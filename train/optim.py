@@ -1,0 +1,70 @@
+"""Optimizer and schedule: parameter groups, warm-up, cosine."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from train.config import Recipe
+
+
+def build_optimizer(
+    model: nn.Module, recipe: Recipe, fresh: Iterable[str] = ()
+) -> torch.optim.AdamW:
+    """AdamW over the trainable parameters.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Parameters without gradient are left out.
+    recipe : Recipe
+        Learning rates, betas, weight decay.
+    fresh : iterable of str
+        Names (or beginnings of names, or parts between dots) of parameters that no checkpoint
+        started; they get ``fresh_learning_rate``.
+
+    Returns
+    -------
+    torch.optim.AdamW
+        Biases, norms and other vectors are in groups without weight decay.
+    """
+    fresh = tuple(fresh)
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        is_fresh = any(part in f".{name}." for part in (f".{key}." for key in fresh))
+        groups.setdefault((is_fresh, parameter.ndim > 1), []).append(parameter)
+    fresh_rate = recipe.fresh_learning_rate or recipe.learning_rate
+    return torch.optim.AdamW(
+        [
+            {
+                "params": parameters,
+                "lr": fresh_rate if is_fresh else recipe.learning_rate,
+                "weight_decay": recipe.weight_decay if decays else 0.0,
+            }
+            for (is_fresh, decays), parameters in groups.items()
+        ],
+        betas=recipe.betas,
+        fused=True,
+    )
+
+
+def learning_rate_factor(step: int, total: int, recipe: Recipe) -> float:
+    """Share of the peak learning rate at a step: linear warm-up, then cosine to the final rate.
+
+    Parameters
+    ----------
+    step : int
+        From 0 to ``total - 1``.
+    total : int
+        Steps of the whole run.
+    """
+    if step < recipe.warmup_steps:
+        return (step + 1) / recipe.warmup_steps
+    floor = recipe.final_learning_rate / recipe.learning_rate
+    done = (step - recipe.warmup_steps) / max(1, total - recipe.warmup_steps)
+    return floor + (1 - floor) * (1 + math.cos(math.pi * min(1.0, done))) / 2

@@ -1,0 +1,256 @@
+"""Reading WebDataset shards: tars of photos, each with a ``.json`` of the same name beside it.
+
+Plain ``tarfile`` reads them. It looks at the whole table of files before it joins them, so a
+photo and its text belong together wherever they stand in the tar (a stream that joins neighbours
+only splits such a sample without a word), and a tar that was cut off is noticed, which
+``tarfile`` by itself does not do when the cut falls on a header.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+import re
+import tarfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from blip2.errors import UserError
+
+IMAGE_KINDS = ("jpg", "jpeg", "png", "webp")
+BLOCK = 512  # a tar is a row of blocks of this many bytes and ends with blocks of zeros
+
+
+class ShardError(UserError):
+    """A shard, or a sample in it, that cannot be used."""
+
+
+@dataclass
+class Sample:
+    """One photo with its text.
+
+    ``image`` holds the bytes of the file, undecoded; None where only the text was asked for.
+    Each entry of ``qa`` has at least "question" (str) and "answers" (list of str).
+    """
+
+    image_id: str
+    image: bytes | None
+    captions: list[str] = field(default_factory=list)
+    qa: list[dict] = field(default_factory=list)
+
+
+@dataclass
+class ShardReport:
+    """What a pass over shards met: samples handed out, and those left out with the reason."""
+
+    shards: list[str] = field(default_factory=list)
+    samples: int = 0
+    broken: list[tuple[str, str]] = field(default_factory=list)
+
+    def describe(self) -> str:
+        """One line for a log: how many samples were read and what is wrong with the others."""
+        line = f"{self.samples} samples from {len(self.shards)} shards"
+        if self.broken:
+            where, why = self.broken[0]
+            line += f", {len(self.broken)} left out as broken; the first is {where}: {why}"
+        return line
+
+
+def find_shards(source: str | Path | Iterable[str | Path]) -> list[Path]:
+    """List the tars that a description of a data set names.
+
+    Parameters
+    ----------
+    source
+        A path, a glob (``train-*.tar``), a brace pattern (``train-{000000..000005}.tar``), a
+        folder of tars, several of these separated by commas, or an iterable of any of them.
+
+    Returns
+    -------
+    list of Path
+        In the order given; those of one glob or folder sorted by name.
+
+    Raises
+    ------
+    ShardError
+        Where a part of ``source`` names no existing file, or a file is named twice.
+    """
+    if isinstance(source, str):
+        parts = [part.strip() for part in _split_outside_braces(source) if part.strip()]
+    elif isinstance(source, Path):
+        parts = [str(source)]
+    else:
+        return _without_repeats([path for part in source for path in find_shards(part)])
+    if not parts:
+        raise ShardError("No shards were named; give a .tar file, a pattern or a folder of tars.")
+    return _without_repeats([path for part in parts for path in _find_one(part)])
+
+
+def iter_samples(
+    source: str | Path | Iterable[str | Path],
+    with_image: bool = True,
+    report: ShardReport | None = None,
+) -> Iterator[Sample]:
+    """Read the samples of shards one after the other, in the order of the tars.
+
+    Parameters
+    ----------
+    source
+        Everything that :func:`find_shards` takes.
+    with_image
+        False leaves the photos' bytes unread (their presence is still checked).
+    report
+        Counts the samples. A broken sample is noted in it and left out; without a report a
+        broken sample ends the pass with an error, so that none is ever lost unseen.
+
+    Raises
+    ------
+    ShardError
+        For a tar that is damaged or cut off, for a broken sample when there is no ``report``,
+        and for shards without a single usable sample.
+    """
+    found = 0
+    for path in find_shards(source):
+        if report is not None:
+            report.shards.append(str(path))
+        for key, sample in _read_shard(path, with_image):
+            if isinstance(sample, Sample):
+                found += 1
+                if report is not None:
+                    report.samples += 1
+                yield sample
+            elif report is not None:
+                report.broken.append((f"{path}:{key}", sample))
+            else:
+                raise ShardError(f"Sample {key} of {path} is broken: {sample}; repair it.")
+    if not found:
+        raise ShardError(
+            f"No usable sample is in {source}; each needs a photo and a .json of the same name."
+        )
+
+
+def _read_shard(path: Path, with_image: bool) -> Iterator[tuple[str, Sample | str]]:
+    """Yield each sample of one tar with its key, or the reason why it is broken."""
+    try:
+        with tarfile.open(path, "r:") as tar:
+            for key, members in _group(tar, path).items():
+                yield key, _read_sample(tar, key, members, with_image)
+    except (tarfile.TarError, OSError) as error:
+        raise ShardError(f"Cannot read {path}: {error}; fetch or make the shard again.") from error
+
+
+def _group(tar: tarfile.TarFile, path: Path) -> dict[str, list[tarfile.TarInfo]]:
+    """Collect the members of a tar by key, wherever they stand in it."""
+    groups: dict[str, list[tarfile.TarInfo]] = {}
+    for member in tar.getmembers():
+        name = PurePosixPath(member.name)
+        if member.isfile() and not name.name.startswith("."):
+            key = str(name.with_name(name.name.split(".", 1)[0]))
+            groups.setdefault(key, []).append(member)
+    # tarfile takes a damaged header for the end; the true end is a block of zeros.
+    with path.open("rb") as file:
+        file.seek(tar.offset)
+        block = file.read(BLOCK)
+    if block.count(0) != BLOCK:
+        raise tarfile.ReadError(f"it is damaged or cut off after {len(groups)} samples")
+    return groups
+
+
+def _read_sample(
+    tar: tarfile.TarFile, key: str, members: list[tarfile.TarInfo], with_image: bool
+) -> Sample | str:
+    """Join a sample's files, or say in a few words what is wrong with it."""
+    texts = [m for m in members if _kind(m) == "json"]
+    photos = [m for m in members if _kind(m) in IMAGE_KINDS]
+    for what, of_kind in (("json file", texts), ("photo", photos)):
+        if len(of_kind) != 1:
+            return f"it has {len(of_kind) or 'no'} {what}{'s' if len(of_kind) > 1 else ''}"
+    if not photos[0].size:
+        return "its photo is empty"
+    try:
+        fields = json.loads(tar.extractfile(texts[0]).read().decode("utf-8"))
+    except ValueError as error:
+        return f"its json does not parse ({error})"
+    problem = _problem(fields)
+    if problem:
+        return problem
+    return Sample(
+        image_id=str(fields.get("image_id", key)),
+        image=tar.extractfile(photos[0]).read() if with_image else None,
+        captions=fields.get("captions", []),
+        qa=fields.get("qa", []),
+    )
+
+
+def _problem(fields: object) -> str | None:
+    """What is wrong with the content of a sample's json, None if nothing is."""
+    if not isinstance(fields, dict):
+        return "its json is not an object"
+    captions, qa = fields.get("captions", []), fields.get("qa", [])
+    if not isinstance(captions, list) or not all(_is_text(text) for text in captions):
+        return 'its "captions" are not a list of non-empty texts'
+    if not isinstance(qa, list) or not all(_is_question(entry) for entry in qa):
+        return 'its "qa" is not a list of questions with answers'
+    return None if captions or qa else "it has neither captions nor qa"
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _is_question(entry: object) -> bool:
+    if not isinstance(entry, dict) or not isinstance(entry.get("answers"), list):
+        return False
+    return _is_text(entry.get("question")) and all(_is_text(answer) for answer in entry["answers"])
+
+
+def _kind(member: tarfile.TarInfo) -> str:
+    return PurePosixPath(member.name).name.partition(".")[2].lower()
+
+
+def _find_one(part: str) -> list[Path]:
+    """The tars that one path, glob, brace pattern or folder names."""
+    found: list[Path] = []
+    for name in _expand_braces(part):
+        path = Path(name).expanduser()
+        if path.is_dir():
+            matches = sorted(path.glob("*.tar"))
+        elif path.is_file():
+            matches = [path]
+        else:
+            matches = [Path(match) for match in sorted(glob.glob(str(path)))]
+        if not matches:
+            raise ShardError(f"No shard is at {name}; give a .tar file, a pattern or a folder.")
+        found += matches
+    return found
+
+
+def _expand_braces(text: str) -> list[str]:
+    """Expand ``{000..005}`` (leading zeros kept) and ``{a,b}``, left to right."""
+    match = re.search(r"\{([^{}]*)\}", text)
+    if not match:
+        return [text]
+    span = re.fullmatch(r"(\d+)\.\.(\d+)", match[1])
+    if span:
+        first, last = int(span[1]), int(span[2])
+        inner = [str(n).zfill(len(span[1])) for n in range(first, last + 1)]
+        if not inner:
+            raise ShardError(f"The range {match[0]} in {text} is empty; put the lower end first.")
+    else:
+        inner = match[1].split(",")
+    head, tail = text[: match.start()], text[match.end() :]
+    return [head + middle + rest for middle in inner for rest in _expand_braces(tail)]
+
+
+def _split_outside_braces(text: str) -> list[str]:
+    return re.split(r",(?![^{}]*\})", text)
+
+
+def _without_repeats(paths: list[Path]) -> list[Path]:
+    seen: set[Path] = set()
+    for path in paths:
+        if path.resolve() in seen:
+            raise ShardError(f"The shard {path} is named twice; name each shard once.")
+        seen.add(path.resolve())
+    return paths

@@ -1,0 +1,143 @@
+"""Stage 2: vision-to-language generative learning (paper, section 3.3).
+
+Trains the Q-Former and a projection so that a frozen language model can read photos.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from blip2.errors import UserError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run from the command line; 0 on success, 2 with one line on an error."""
+    parser = argparse.ArgumentParser(
+        prog="python -m train.stage2",
+        description=__doc__,
+        epilog="example: python -m train.stage2 train/configs/mini_stage2.yaml "
+        "data='shards/train-*.tar' start=runs/stage1/model output=runs/stage2",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("config", help="a YAML recipe")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change")
+    args = parser.parse_args(argv)
+    from train.config import read_recipe
+
+    try:
+        run(read_recipe(args.config, args.overrides))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def run(recipe) -> None:
+    """Train a recipe and write the finished generator to ``<output>/model``."""
+    import torch
+
+    from blip2.checkpoints import save_checkpoint
+    from blip2.config import PRESETS
+    from blip2.generation import Stage2, VisualPrompt
+    from blip2.language import build_language_model
+    from train.data import CaptionedPhotos
+    from train.loop import train
+    from train.optim import build_optimizer
+
+    if recipe.preset not in PRESETS or PRESETS[recipe.preset].stage != 2:
+        raise UserError(f"The preset {recipe.preset!r} is not of stage 2; choose mini.")
+    if not recipe.prompts:
+        raise UserError("The recipe has no prompts; give at least one instruction.")
+    config = PRESETS[recipe.preset]
+    torch.manual_seed(recipe.seed)
+    prompt = VisualPrompt(config)
+    if recipe.start:
+        start_from_stage1(prompt, recipe.start)
+    language = build_language_model(config.language_model)
+    if not torch.cuda.is_available():
+        # In bf16 on a CPU the fused attention's backward pass is slower than the plain one.
+        language.model.set_attn_implementation("eager")
+    model = Stage2(prompt, language)
+    photos = CaptionedPhotos(
+        recipe.data, config.image_encoder, recipe.cache, recipe.views, recipe.seed
+    )
+    print(photos.report.describe())
+
+    def losses_at(model, step, device):
+        batch = photos.batch_at(step, recipe.batch_size)
+        instructions = [key.choice(recipe.prompts) for key in batch.keys]
+        return model(batch.features.to(device).float(), instructions, batch.captions)
+
+    validate = None
+    if recipe.dev_data:
+        dev = CaptionedPhotos(recipe.dev_data, config.image_encoder, recipe.cache)
+        validate = Stage2Validation(dev, recipe.prompts[0])
+    optimizer = build_optimizer(model, recipe, ("prompt.projection",) if recipe.start else ())
+    total = recipe.epochs * photos.steps_per_epoch(recipe.batch_size)
+    train(recipe, model, optimizer, total, losses_at, validate)
+    folder = f"{recipe.output}/model"
+    save_checkpoint(prompt, config, folder)
+    print(f"the finished model is in {folder}")
+
+
+def start_from_stage1(prompt, folder: str) -> None:
+    """Copy what stages 1 and 2 share; the text branch and the heads of stage 1 fall away.
+
+    Raises
+    ------
+    UserError
+        The folder is no stage-1 checkpoint of this Q-Former.
+    """
+    from pathlib import Path
+
+    from blip2.checkpoints import fill, find_checkpoint, read_stage, read_tensors
+
+    source = Path(find_checkpoint(folder))
+    read_stage(source, 1)
+    own = prompt.state_dict()
+    stage1 = read_tensors(source)
+    shared = {name: value for name, value in stage1.items() if name in own}
+    fresh = {name: value for name, value in own.items() if name.startswith("projection.")}
+    fill(prompt, {**shared, **fresh}, str(source))
+
+
+class Stage2Validation:
+    """Loss on a dev set and, to read by eye, captions of its first photos.
+
+    Parameters
+    ----------
+    photos : CaptionedPhotos
+        In one view.
+    instruction : str
+        Asked of each photo.
+    """
+
+    def __init__(self, photos, instruction: str) -> None:
+        self.photos, self.instruction = photos, instruction
+
+    def __call__(self, model, device) -> dict[str, float]:
+        """Measure on the first caption of each photo."""
+        import numpy as np
+        from tqdm import tqdm
+
+        from blip2.language import Decoding
+
+        rows = np.arange(len(self.photos))
+        losses = []
+        for part in np.array_split(rows, max(1, len(rows) // 64)):
+            batch = self.photos.batch(part, epoch=0)
+            prompts = [self.instruction] * len(part)
+            features = batch.features.to(device).float()
+            losses.append(float(model(features, prompts, batch.captions)["lm"]))
+        few = self.photos.batch(rows[:4], epoch=0)
+        visual = model.prompt(few.features.to(device).float())
+        text = model.language.prompt(self.instruction)
+        for caption in model.language.generate(visual, [text] * len(visual), Decoding()):
+            tqdm.write(f"  {caption}")
+        return {"lm": float(np.mean(losses))}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
