@@ -1,0 +1,147 @@
+"""The loop: a run that is killed and resumed computes what an uninterrupted one computes."""
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from blip2.errors import UserError
+from tests.train.tiny_run import STEPS, run
+from train.config import Recipe, read_recipe
+from train.loop import NotANumber, train
+from train.optim import build_optimizer, learning_rate_factor
+
+ROOT = Path(__file__).parents[2]
+
+
+def losses(record: Path) -> dict[int, str]:
+    """The losses last computed at each step."""
+    lines = [line.split(" ", 1) for line in record.read_text().splitlines()]
+    return {int(step): values for step, values in lines}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    run(str(folder / "run"), folder / "losses")
+    return folder
+
+
+def start(folder: Path, pause: float) -> subprocess.Popen:
+    command = [sys.executable, "-m", "tests.train.tiny_run", str(folder / "run")]
+    command += [str(folder / "losses"), str(pause)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_step(folder: Path, step: int) -> None:
+    until = time.monotonic() + 120
+    while time.monotonic() < until:
+        if (folder / "losses").exists() and step in losses(folder / "losses"):
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"step {step} was not reached")
+
+
+def newest(folder: Path) -> Path:
+    return sorted((folder / "run" / "checkpoints").glob("step-????????"))[-1]
+
+
+@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGTERM])
+def test_killed_and_resumed_gives_the_same_losses_and_weights(tmp_path, uninterrupted, kill):
+    torch.set_num_threads(1)
+    for step in (7, 16):
+        process = start(tmp_path, pause=0.15)
+        wait_for_step(tmp_path, step)
+        process.send_signal(kill)
+        _, said = process.communicate()
+        if kill == signal.SIGTERM:
+            assert process.returncode != 0 and "the same command continues" in said
+    process = start(tmp_path, pause=0)
+    _, said = process.communicate()
+    assert process.returncode == 0, said
+    assert losses(tmp_path / "losses") == losses(uninterrupted / "losses")
+    assert len(losses(tmp_path / "losses")) == STEPS
+    for name in ("model", "optimizer"):
+        one = load_file(newest(tmp_path) / f"{name}.safetensors")
+        other = load_file(newest(uninterrupted) / f"{name}.safetensors")
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_only_the_newest_states_are_kept(uninterrupted):
+    names = sorted(path.name for path in (uninterrupted / "run" / "checkpoints").iterdir())
+    assert names == ["step-00000020", "step-00000024"]
+
+
+def test_a_run_of_another_recipe_is_not_continued(uninterrupted):
+    with pytest.raises(UserError, match=r"another recipe \(differs in weight_decay\)"):
+        run(str(uninterrupted / "run"), uninterrupted / "other", weight_decay=0.5)
+
+
+def test_a_loss_that_is_no_number_names_step_and_objective(tmp_path):
+    model = torch.nn.Linear(2, 1)
+    recipe = Recipe(preset="x", data="x", output=str(tmp_path), precision="no")
+
+    def losses_at(model, step, device):
+        value = model(torch.ones(1, 2)).sum()
+        return {"itc": value * 0, "itm": value * (float("inf") if step == 3 else 1)}
+
+    with pytest.raises(NotANumber, match=r"The itm loss is -?(inf|nan) at step 3"):
+        train(recipe, model, build_optimizer(model, recipe), 5, losses_at)
+
+
+def test_schedule_warms_up_every_step_and_ends_at_the_final_rate():
+    recipe = Recipe("x", "x", learning_rate=1e-4, final_learning_rate=1e-5, warmup_steps=10)
+    factors = [learning_rate_factor(step, 110, recipe) for step in range(111)]
+    assert factors[:10] == pytest.approx([(i + 1) / 10 for i in range(10)])
+    middle = 0.1 + 0.9 * (1 + math.cos(math.pi / 2)) / 2
+    assert factors[60] == pytest.approx(middle)
+    assert factors[110] == pytest.approx(0.1)
+    assert all(a > b for a, b in pairwise(factors[10:]))
+
+
+def test_groups_by_decay_and_start():
+    from blip2.representation import Representation
+    from tests.tiny import STAGE1
+    from train.stage1 import FRESH
+
+    model = Representation(STAGE1)
+    recipe = Recipe("x", "x", learning_rate=1e-4, fresh_learning_rate=3e-4, weight_decay=0.05)
+    rates = {}
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    for group in build_optimizer(model, recipe, FRESH).param_groups:
+        for parameter in group["params"]:
+            rates[names[id(parameter)]] = (group["lr"], group["weight_decay"])
+    assert len(rates) == len(names)
+    assert rates["qformer.layers.0.cross_attention.query.weight"] == (3e-4, 0.05)
+    assert rates["qformer.layers.0.attention.query.weight"] == (1e-4, 0.05)
+    assert rates["qformer.layers.0.attention.query.bias"] == (1e-4, 0.0)
+    assert rates["itm_head.bias"] == (3e-4, 0.0)
+    assert rates["qformer.query_tokens"] == (3e-4, 0.05)
+
+
+def test_recipe_overrides_and_their_errors(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("preset: mini-itm\ndata: a.tar\nlearning_rate: 2e-4\nbetas: [0.9, 0.98]\n")
+    recipe = read_recipe(path, ["epochs=3", "output=runs/x", "start="])
+    assert (recipe.epochs, recipe.output, recipe.start) == (3, "runs/x", "")
+    assert recipe.learning_rate == 2e-4 and recipe.betas == (0.9, 0.98)
+    for override, said in {
+        "epoch=3": "unknown setting epoch",
+        "epochs": "no '='",
+        "epochs=many": "epochs can't be 'many'",
+        "data=": "lacks data",
+    }.items():
+        with pytest.raises(UserError, match=said):
+            read_recipe(path, [override])
+    with pytest.raises(UserError, match=r"can't be read \(No such file"):
+        read_recipe(tmp_path / "absent.yaml")
