@@ -1,0 +1,30 @@
+"""Finding photos by words: FAISS over Q-Former embeddings, photos and their files in SQLite.
+
+The names below are imported on first use, so that ``import index`` costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from index.manifest import IndexFileError
+    from index.search import AddReport, Hit, PhotoIndex
+
+__all__ = ["AddReport", "Hit", "IndexFileError", "PhotoIndex"]
+
+_HOMES = {
+    "AddReport": "index.search",
+    "Hit": "index.search",
+    "IndexFileError": "index.manifest",
+    "PhotoIndex": "index.search",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

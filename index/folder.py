@@ -1,0 +1,283 @@
+"""An index folder: its committed state, and the one way to change it.
+
+The order of writing that makes a change all or nothing is told in `index.manifest`.
+"""
+
+import os
+import re
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from threading import Lock
+
+import numpy as np
+
+from index import library as rows
+from index import manifest as manifests
+from index.embed import Embedded
+from index.library import Library, PhotoFile
+from index.manifest import IndexFileError, Manifest
+from index.store import FlatStore, VectorStore
+
+LOCK = "write.lock"
+LOCK_TIMEOUT = 10.0  # seconds; photos are embedded outside the lock, so writers hold it briefly
+
+_VECTORS = re.compile(r"vectors-\d+\.faiss(\.tmp)?")
+# What a `create` that was killed can have left.
+_BEGUN = {rows.NAME, f"{rows.NAME}-journal", LOCK, "vectors-0.faiss", "vectors-0.faiss.tmp"}
+_BEGUN |= {f"{manifests.NAME}.tmp"}
+
+
+@dataclass(frozen=True)
+class State:
+    """One generation of an index, never changed once made: searches go on in it."""
+
+    manifest: Manifest
+    store: VectorStore
+    stamp: tuple[int, int, int]  # of the manifest's file: another one means another generation
+
+
+@dataclass(frozen=True)
+class Committed:
+    """What a commit changed: new photos, files forgotten, and files that must be read again."""
+
+    added: int
+    forgotten: int
+    read_again: list[Path]
+
+
+class IndexFolder:
+    """The files of an index, as a chain of states.
+
+    Parameters
+    ----------
+    path : Path
+        The folder, made by `create`.
+    fingerprint, retriever : str, optional
+        Fingerprint and name of the model that the index must belong to; any model if None.
+    """
+
+    def __init__(
+        self, path: Path, fingerprint: str | None = None, retriever: str | None = None
+    ) -> None:
+        self.path = Path(os.path.abspath(path))
+        self.library = Library(self.path)
+        self._fingerprint = fingerprint
+        self._retriever = retriever
+        self._loading = Lock()
+        self._state = self.load()
+
+    @staticmethod
+    def create(path: Path, *, retriever: str, fingerprint: str, queries: int, dim: int) -> None:
+        """Make an index without photos.
+
+        Parameters
+        ----------
+        path : Path
+            A folder that is empty or not there yet.
+        retriever, fingerprint : str
+            Name and fingerprint of the model.
+        queries, dim : int
+            Vectors of a photo, and their width.
+
+        Raises
+        ------
+        IndexFileError
+            If there is an index or something else in it, or it cannot be written.
+        """
+        path = Path(os.path.abspath(path))
+        with _written(path, "could not be made"):
+            path.mkdir(parents=True, exist_ok=True)
+            _refuse_taken(path)
+            with _locked(path):
+                _refuse_taken(path)
+                for name in _BEGUN - {LOCK}:
+                    (path / name).unlink(missing_ok=True)
+                name = uuid.uuid4().hex
+                Library(path).create(name)
+                empty = Manifest(
+                    library=name,
+                    generation=0,
+                    retriever=retriever,
+                    fingerprint=fingerprint,
+                    queries=queries,
+                    dim=dim,
+                    photos=0,
+                    vectors=0,
+                    vectors_bytes=0,
+                    vectors_sha256="",
+                    written=manifests.now(),
+                )
+                store = FlatStore(queries, dim)
+                size, sha256 = store.save(path / empty.vectors_file)
+                replace(empty, vectors_bytes=size, vectors_sha256=sha256).write(path)
+
+    def state(self) -> State:
+        """Return the committed state; read anew where another process has changed it."""
+        if self._stamp() != self._state.stamp:
+            with self._loading:
+                if self._stamp() != self._state.stamp:
+                    self._state = self.load()
+        return self._state
+
+    def load(self) -> State:
+        """Read the committed state from the disk and make sure that its parts belong together.
+
+        Raises
+        ------
+        IndexFileError
+            If it is absent, damaged, or of another model.
+        """
+        while True:
+            stamp = self._stamp()
+            manifest = Manifest.read(self.path)
+            self._check_model(manifest)
+            try:
+                store = FlatStore.load(
+                    self.path / manifest.vectors_file,
+                    queries=manifest.queries,
+                    dim=manifest.dim,
+                    photos=manifest.photos,
+                    size=manifest.vectors_bytes,
+                    sha256=manifest.vectors_sha256,
+                )
+                self.library.check(manifest.library, manifest.generation, manifest.photos)
+            except (OSError, IndexFileError) as error:
+                if Manifest.read(self.path) != manifest:
+                    continue  # a writer committed meanwhile and deleted what we came for
+                if isinstance(error, OSError):
+                    raise IndexFileError(
+                        f"The index {self.path} is damaged: {manifest.vectors_file} cannot be "
+                        f"read ({error.strerror}); restore it from a copy or build the index "
+                        "anew in another folder."
+                    ) from error
+                raise
+            return State(manifest, store, stamp)
+
+    def commit(self, embedded: Embedded | None, forget: Sequence[Path] = ()) -> Committed:
+        """Change the index: wholly, or, if anything fails or the process dies, not at all.
+
+        Parameters
+        ----------
+        embedded : Embedded, optional
+            Photos to add.
+        forget : sequence of Path
+            Files to take out; a folder means all files in it.
+
+        Returns
+        -------
+        Committed
+
+        Raises
+        ------
+        IndexFileError
+            If it cannot be written, or another process keeps writing for `LOCK_TIMEOUT` seconds.
+        """
+        with _written(self.path, "is as it was, since it could not be changed"), _locked(self.path):
+            state = self.state()
+            manifest = state.manifest
+            self._tidy(manifest)
+            if embedded is None:
+                shape = (0, manifest.queries, manifest.dim)
+                embedded = Embedded(np.empty(shape, dtype=np.float32))
+            new: list[PhotoFile] = []
+            chosen: list[int] = []  # rows of `embedded.embeddings`
+            copies: list[PhotoFile] = []
+            again: list[Path] = []
+            with self.library.reading(manifest.generation) as reader:
+                forgotten = {row for path in forget for row in reader.places_under(path)}
+                # Another writer may have added or removed the same photos since they were read.
+                for i, file in enumerate(embedded.new):
+                    if reader.photo_of(file.sha256) is None:
+                        new.append(file)
+                        chosen.append(i)
+                    else:
+                        copies.append(file)
+                contents = {file.sha256 for file in new}
+                for file in embedded.copies:
+                    known = file.sha256 in contents or reader.photo_of(file.sha256) is not None
+                    copies.append(file) if known else again.append(file.path)
+            if new or copies or forgotten:
+                change = self.library.apply(manifest.generation, new, copies, forgotten)
+                store = state.store
+                if change.added or change.removed:
+                    vectors = embedded.embeddings[chosen]  # [n, Q, d]
+                    store = store.changed(change.added, vectors, change.removed)
+                self._publish(state, store)
+            return Committed(len(new), len(forgotten), again)
+
+    def _publish(self, old: State, store: VectorStore) -> None:
+        generation = old.manifest.generation + 1
+        following = replace(old.manifest, generation=generation, written=manifests.now())
+        if store is not old.store:
+            following = replace(following, vectors=generation, photos=len(store))
+            size, sha256 = store.save(self.path / following.vectors_file)
+            following = replace(following, vectors_bytes=size, vectors_sha256=sha256)
+        following.write(self.path)
+        self._state = State(following, store, self._stamp())
+        self._tidy(following)
+
+    def _tidy(self, manifest: Manifest) -> None:
+        """Delete vectors of no use any more, and those of killed writers."""
+        for name in os.listdir(self.path):
+            if _VECTORS.fullmatch(name) and name != manifest.vectors_file:
+                (self.path / name).unlink()
+
+    def _stamp(self) -> tuple[int, int, int]:
+        try:
+            status = os.stat(self.path / manifests.NAME)
+        except OSError:  # `Manifest.read` says what is the matter
+            return (0, 0, 0)
+        return (status.st_ino, status.st_mtime_ns, status.st_size)
+
+    def _check_model(self, manifest: Manifest) -> None:
+        if self._fingerprint in (None, manifest.fingerprint):
+            return
+        if self._retriever == manifest.retriever:
+            raise IndexFileError(
+                f"The index {self.path} was made with other weights of {manifest.retriever}; "
+                "build it anew in another folder."
+            )
+        raise IndexFileError(
+            f"The index {self.path} was made with the retriever {manifest.retriever}, not with "
+            f"{self._retriever}; use that one or build the index anew in another folder."
+        )
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    from filelock import FileLock, Timeout  # late: reading needs no lock
+
+    try:
+        with FileLock(folder / LOCK, timeout=LOCK_TIMEOUT):
+            yield
+    except Timeout as error:
+        raise IndexFileError(
+            f"Another process is writing the index {folder}; try again when it has finished."
+        ) from error
+
+
+@contextmanager
+def _written(folder: Path, what: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise IndexFileError(
+            f"The index {folder} {what} ({error.strerror or error}); "
+            "check disk space and permissions."
+        ) from error
+
+
+def _refuse_taken(folder: Path) -> None:
+    names = set(os.listdir(folder))
+    if manifests.NAME in names:
+        raise IndexFileError(
+            f"There is an index in {folder} already; "
+            f"add photos to it with `python -m index add {folder} PHOTOS`."
+        )
+    if not names <= _BEGUN:
+        raise IndexFileError(
+            f"The folder {folder} is not empty; give the index a new folder of its own."
+        )

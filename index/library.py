@@ -1,0 +1,292 @@
+"""Photos and the files that hold them, in SQLite, at every generation that is still in use.
+
+A photo is its content (SHA-256); a place is a file that holds it. A copy of a known photo is one
+more place of it, a moved one a new place. Every row carries the generation that ``added`` it and
+the one that ``removed`` it: a reader names its generation and sees that state alone, whatever a
+writer has begun meanwhile. Rows of generations that no manifest ever named are what a killed writer
+left; the next `Library.apply` takes them back.
+"""
+
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Lock
+
+from index.manifest import IndexFileError
+
+NAME = "library.sqlite"
+
+_SCHEMA = """
+CREATE TABLE meta (library TEXT NOT NULL, generation INTEGER NOT NULL);
+CREATE TABLE photos (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,  -- never used twice
+    sha256 TEXT NOT NULL,
+    width INTEGER NOT NULL,
+    height INTEGER NOT NULL,
+    added INTEGER NOT NULL,
+    removed INTEGER
+);
+CREATE TABLE places (
+    path BLOB NOT NULL,                    -- bytes: a file name need not be Unicode
+    photo INTEGER NOT NULL REFERENCES photos (id),
+    size INTEGER NOT NULL,
+    mtime_ns INTEGER NOT NULL,
+    added INTEGER NOT NULL,
+    removed INTEGER
+);
+CREATE INDEX photos_by_content ON photos (sha256);
+CREATE INDEX places_by_path ON places (path);
+CREATE INDEX places_by_photo ON places (photo);
+"""
+_SEEN = "added <= :now AND (removed IS NULL OR removed > :now)"
+_PHOTOS = f"SELECT id FROM photos WHERE {_SEEN}"
+_PLACED = f"SELECT photo AS id FROM places WHERE {_SEEN}"
+
+
+@dataclass(frozen=True)
+class PhotoFile:
+    """A file that holds a photo, as it was when it was read.
+
+    Parameters
+    ----------
+    path : Path
+        Absolute.
+    size, mtime_ns : int
+        Bytes, and nanoseconds since 1970.
+    sha256 : str
+        Hex digest of its content.
+    width, height : int
+        Of the upright picture, in pixels; 0 where it was not decoded because it is known.
+    """
+
+    path: Path
+    size: int
+    mtime_ns: int
+    sha256: str
+    width: int = 0
+    height: int = 0
+
+
+@dataclass
+class Change:
+    """What `Library.apply` did, for the vectors to follow.
+
+    Parameters
+    ----------
+    added : list of int
+        Ids of the new photos, in the order given.
+    removed : list of int
+        Photos without any place left.
+    """
+
+    added: list[int] = field(default_factory=list)
+    removed: list[int] = field(default_factory=list)
+
+
+class Reader:
+    """Look-ups at one generation over one connection; threads take turns."""
+
+    def __init__(self, connection: sqlite3.Connection, generation: int) -> None:
+        self._connection = connection
+        self._now = generation
+        self._turn = Lock()
+
+    def is_unchanged(self, path: Path, size: int, mtime_ns: int) -> bool:
+        """Tell whether a file is known with this size and date, so that it need not be read."""
+        query = (
+            "SELECT 1 FROM places "
+            f"WHERE path = :path AND size = :size AND mtime_ns = :mtime_ns AND {_SEEN}"
+        )
+        values = {"path": os.fsencode(path), "size": size, "mtime_ns": mtime_ns}
+        return bool(self._rows(query, **values))
+
+    def photo_of(self, sha256: str) -> int | None:
+        """Return the id of the photo with this content, None if there is none."""
+        rows = self._rows(f"{_PHOTOS} AND sha256 = :sha", sha=sha256)
+        return rows[0][0] if rows else None
+
+    def places_of(self, photo: int) -> list[Path]:
+        """Return the files that hold a photo, in the order in which they came."""
+        query = f"SELECT path FROM places WHERE photo = :photo AND {_SEEN} ORDER BY rowid"
+        return [Path(os.fsdecode(path)) for (path,) in self._rows(query, photo=photo)]
+
+    def places_under(self, path: Path) -> list[int]:
+        """Return the rows of a file, or of all files of a folder."""
+        name = os.fsencode(path)
+        inside = name if name.endswith(b"/") else name + os.fsencode(os.sep)
+        beyond = inside[:-1] + bytes([inside[-1] + 1])
+        query = (
+            "SELECT rowid FROM places WHERE (path = :name OR (path >= :inside AND path < :beyond)) "
+            f"AND {_SEEN}"
+        )
+        return [row for (row,) in self._rows(query, name=name, inside=inside, beyond=beyond)]
+
+    def files(self) -> list[Path]:
+        """Return every file of the library, by photo."""
+        query = f"SELECT path FROM places WHERE {_SEEN} ORDER BY photo, rowid"
+        return [Path(os.fsdecode(path)) for (path,) in self._rows(query)]
+
+    def ids(self) -> list[int]:
+        """Return the ids of all photos, ascending."""
+        return [row for (row,) in self._rows(f"{_PHOTOS} ORDER BY id")]
+
+    def counts(self) -> tuple[int, int]:
+        """Return the numbers of photos and of files."""
+        ((photos,),) = self._rows(f"SELECT COUNT(*) FROM photos WHERE {_SEEN}")
+        ((places,),) = self._rows(f"SELECT COUNT(*) FROM places WHERE {_SEEN}")
+        return photos, places
+
+    def without_place(self) -> list[int]:
+        """Return the ids of photos that no file holds any more."""
+        return [row for (row,) in self._rows(f"{_PHOTOS} EXCEPT {_PLACED} ORDER BY id")]
+
+    def damage(self) -> list[str]:
+        """Return what SQLite and the references between the tables find wrong."""
+        found = [str(row) for (row,) in self._rows("PRAGMA integrity_check") if row != "ok"]
+        if lost := self._rows(f"{_PLACED} EXCEPT {_PHOTOS}"):
+            found.append(f"{len(lost)} photos have files but no row")
+        if bare := self.without_place():
+            found.append(f"{len(bare)} photos have no file")
+        return found
+
+    def _rows(self, query: str, **values: object) -> list[tuple]:
+        with self._turn:
+            return self._connection.execute(query, {"now": self._now, **values}).fetchall()
+
+
+class Library:
+    """The SQLite file of an index folder.
+
+    Every call opens a connection of its own and closes it: usable from any thread.
+
+    Parameters
+    ----------
+    folder : Path
+        The index folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.path = folder / NAME
+
+    def create(self, library: str) -> None:
+        """Make the file, without photos, at generation 0."""
+        with self._connect("rwc") as connection:
+            connection.executescript(f"BEGIN;{_SCHEMA}")
+            connection.execute("INSERT INTO meta VALUES (?, 0)", (library,))
+            connection.commit()
+
+    @contextmanager
+    def reading(self, generation: int) -> Iterator[Reader]:
+        """Open the state of a generation; see `Reader`."""
+        with self._connect("rw") as connection:
+            yield Reader(connection, generation)
+
+    def check(self, library: str, generation: int, photos: int) -> None:
+        """Make sure that this file belongs to a manifest.
+
+        Raises
+        ------
+        IndexFileError
+            If it is of another index, older than the manifest, or has another number of photos.
+        """
+        with self._connect("rw") as connection:
+            found = connection.execute("SELECT library, generation FROM meta").fetchall()
+            count = Reader(connection, generation).counts()[0]
+        if len(found) != 1 or found[0][0] != library or found[0][1] < generation or count != photos:
+            raise IndexFileError(
+                f"The index {self.folder} is damaged: {NAME} and the manifest do not belong "
+                "together; restore both from one copy or build the index anew in another folder."
+            )
+
+    def apply(
+        self,
+        generation: int,
+        new: Sequence[PhotoFile],
+        copies: Iterable[PhotoFile],
+        forgotten: Iterable[int],
+    ) -> Change:
+        """Write the rows of the next generation, in one transaction; the caller holds the lock.
+
+        Parameters
+        ----------
+        generation : int
+            The committed one; rows are stamped with the next.
+        new : sequence of PhotoFile
+            Photos not in the library.
+        copies : iterable of PhotoFile
+            Files whose content is in the library or in ``new``.
+        forgotten : iterable of int
+            Rows of `Reader.places_under`.
+
+        Returns
+        -------
+        Change
+        """
+        following = generation + 1
+        change = Change()
+        with self._connect("rw") as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            for table in ("places", "photos"):
+                # What a killed writer left, and what was removed before the generation that a
+                # reader, one behind, may still look at.
+                connection.execute(
+                    f"DELETE FROM {table} WHERE added > :now OR removed < :now", {"now": generation}
+                )
+                connection.execute(
+                    f"UPDATE {table} SET removed = NULL WHERE removed > ?", (generation,)
+                )
+            connection.execute("UPDATE meta SET generation = ?", (following,))
+            reader = Reader(connection, following)
+            for row in forgotten:
+                connection.execute(
+                    "UPDATE places SET removed = ? WHERE rowid = ?", (following, row)
+                )
+            for file in new:
+                cursor = connection.execute(
+                    "INSERT INTO photos (sha256, width, height, added) VALUES (?, ?, ?, ?)",
+                    (file.sha256, file.width, file.height, following),
+                )
+                change.added.append(cursor.lastrowid)
+                self._place(connection, file, cursor.lastrowid, following)
+            for file in copies:
+                self._place(connection, file, reader.photo_of(file.sha256), following)
+            change.removed = reader.without_place()
+            connection.executemany(
+                "UPDATE photos SET removed = ? WHERE id = ?",
+                [(following, photo) for photo in change.removed],
+            )
+            connection.commit()
+        return change
+
+    @staticmethod
+    def _place(connection: sqlite3.Connection, file: PhotoFile, photo: int, following: int) -> None:
+        path = os.fsencode(file.path)
+        connection.execute(  # what the file held before it was changed
+            f"UPDATE places SET removed = :now WHERE path = :path AND {_SEEN}",
+            {"now": following, "path": path},
+        )
+        connection.execute(
+            "INSERT INTO places (path, photo, size, mtime_ns, added) VALUES (?, ?, ?, ?, ?)",
+            (path, photo, file.size, file.mtime_ns, following),
+        )
+
+    @contextmanager
+    def _connect(self, mode: str) -> Iterator[sqlite3.Connection]:
+        """Open the file: synced at every commit, and distrustful of a schema made elsewhere."""
+        try:
+            address = f"{self.path.absolute().as_uri()}?mode={mode}"
+            with closing(
+                sqlite3.connect(address, uri=True, timeout=10, check_same_thread=False)
+            ) as connection:
+                connection.execute("PRAGMA trusted_schema = OFF")
+                connection.execute("PRAGMA synchronous = EXTRA")
+                yield connection
+        except sqlite3.Error as error:
+            raise IndexFileError(
+                f'The index {self.folder} cannot be used: {NAME} gives "{error}"; check disk '
+                "space and permissions, or restore the index from a copy."
+            ) from error

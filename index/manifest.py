@@ -1,0 +1,164 @@
+"""The manifest: one small file that says which vectors and which rows are the index.
+
+An index folder holds ``library.sqlite`` (photos and their files), ``vectors-<generation>.faiss``
+and ``manifest.json``. A change is made in this order, each step synced to the disk before the next:
+
+1. rows stamped with the next generation go into SQLite, in one transaction;
+2. a new vectors file is written aside and renamed; no file in use is overwritten;
+3. a new manifest is written aside and renamed over the old one: this is the commit;
+4. the old vectors file is deleted.
+
+A reader takes the generation from the manifest, reads the vectors file named there and sees only
+the rows of that generation (see `index.library`). Before step 3 all it can see is the old
+state, from step 3 on all it can see is the new one, wherever the writer is killed. What a killed
+writer left behind is cleared by the next one.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import BinaryIO
+
+from blip2.errors import UserError
+
+NAME = "manifest.json"
+FORMAT = 1
+
+
+class IndexFileError(UserError):
+    """An index folder that cannot be used, and why."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What an index is made of at one generation.
+
+    Parameters
+    ----------
+    library : str
+        Drawn when the index is created and stored in SQLite too: files of two indexes do not mix.
+    generation : int
+        Counts the changes; 0 is the empty index.
+    retriever, fingerprint : str
+        Name and fingerprint of the model that made the embeddings.
+    queries, dim : int
+        Vectors of a photo, and their width.
+    photos : int
+        Photos in the index; the vectors file holds ``photos * queries`` vectors.
+    vectors, vectors_bytes, vectors_sha256 : int, int, str
+        Generation, size and digest of the vectors file; a change of file names alone writes none.
+    written : str
+        Date of this generation, ISO 8601, UTC.
+    """
+
+    library: str
+    generation: int
+    retriever: str
+    fingerprint: str
+    queries: int
+    dim: int
+    photos: int
+    vectors: int
+    vectors_bytes: int
+    vectors_sha256: str
+    written: str
+
+    @property
+    def vectors_file(self) -> str:
+        """Name of the vectors file, derived so that a manifest can name no other file."""
+        return f"vectors-{self.vectors}.faiss"
+
+    def write(self, folder: Path) -> None:
+        """Make this the state of the index, at one stroke."""
+        fields = {"format": FORMAT, **asdict(self)}
+        text = json.dumps({**fields, "check": _check(fields)}, indent=2) + "\n"
+        write_aside(folder / NAME, lambda file: file.write(text.encode()))
+
+    @classmethod
+    def read(cls, folder: Path) -> "Manifest":
+        """Read the state of an index.
+
+        Raises
+        ------
+        IndexFileError
+            If there is none, or it is damaged or of another format.
+        """
+        damaged = (
+            f"The index {folder} is damaged: its {NAME} is not readable; "
+            "restore it from a copy or build the index anew in another folder."
+        )
+        try:
+            fields = json.loads((folder / NAME).read_bytes())
+        except (FileNotFoundError, NotADirectoryError):
+            raise IndexFileError(
+                f"There is no index in {folder}; "
+                "make one with `python -m index build PHOTOS --out FOLDER`."
+            ) from None
+        except OSError as error:
+            raise IndexFileError(
+                f"The index {folder} cannot be read ({error.strerror}); check its permissions."
+            ) from error
+        except (ValueError, RecursionError) as error:
+            raise IndexFileError(damaged) from error
+        if not isinstance(fields, dict):
+            raise IndexFileError(damaged)
+        check = fields.pop("check", None)
+        if check != _check(fields):
+            raise IndexFileError(damaged)
+        if (found := fields.pop("format", None)) != FORMAT:
+            raise IndexFileError(
+                f"The index {folder} has format {found}, this version reads format {FORMAT}; "
+                "build it anew in another folder."
+            )
+        return cls(**fields)
+
+
+def now() -> str:
+    """Return the date as a manifest writes it."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def write_aside(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write a file so that its name never stands for half of it.
+
+    Parameters
+    ----------
+    path : Path
+        Its final name.
+    write : callable
+        Gets the open file.
+    """
+    aside = path.with_name(path.name + ".tmp")
+    with aside.open("wb") as file:
+        write(file)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make new names in a folder survive a power cut."""
+    if os.name != "posix":  # elsewhere a folder cannot be opened
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def file_sha256(file: BinaryIO) -> str:
+    """Return the hex digest of an open file, read from where it stands to its end."""
+    digest = hashlib.sha256()
+    while piece := file.read(1 << 20):
+        digest.update(piece)
+    return digest.hexdigest()
+
+
+def _check(fields: dict) -> str:
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()

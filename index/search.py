@@ -1,0 +1,318 @@
+"""`PhotoIndex`: photos by words, ranked by the best of each photo's query embeddings."""
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from blip2.errors import UserError
+from index.embed import BATCH_SIZE, embed_files, find_photos
+from index.folder import IndexFolder, State
+from index.manifest import NAME as MANIFEST
+from index.manifest import IndexFileError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from blip2 import Blip2Retriever
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A photo found.
+
+    Parameters
+    ----------
+    rank : int
+        From 1.
+    path : Path
+        Where the photo is; the first that exists of its copies.
+    score : float
+        Similarity of text and photo, -1 to 1.
+    match : float or None
+        Probability by ITM that they belong together; None where it was not computed.
+    missing : bool
+        The file was deleted since it was indexed, or can no longer be opened.
+    """
+
+    rank: int
+    path: Path
+    score: float
+    match: float | None
+    missing: bool
+
+
+@dataclass(frozen=True)
+class AddReport:
+    """What came of adding photos: how many are new, how many were known, and which were refused."""
+
+    added: int
+    known: int
+    refused: list[tuple[Path, str]]
+
+
+class PhotoIndex:
+    """An index of photos, in a folder; made by `create` or `open`.
+
+    Searches may run in several threads and processes while one writes: each sees the state before
+    or after a change, nothing between. Changes by other processes are noticed at the next call.
+    """
+
+    def __init__(self, folder: IndexFolder, retriever: "Blip2Retriever | None") -> None:
+        self._folder = folder
+        self._retriever = retriever
+
+    @classmethod
+    def create(cls, folder: Path, retriever: "Blip2Retriever") -> "PhotoIndex":
+        """Make an index without photos.
+
+        Parameters
+        ----------
+        folder : Path
+            Empty or not there yet.
+        retriever : Blip2Retriever
+            The model that makes the embeddings.
+
+        Returns
+        -------
+        PhotoIndex
+
+        Raises
+        ------
+        IndexFileError
+            If the folder is taken or cannot be written.
+        """
+        IndexFolder.create(
+            Path(folder),
+            retriever=retriever.name,
+            fingerprint=retriever.fingerprint,
+            queries=retriever.num_queries,
+            dim=retriever.dim,
+        )
+        return cls.open(folder, retriever)
+
+    @classmethod
+    def open(cls, folder: Path, retriever: "Blip2Retriever | None") -> "PhotoIndex":
+        """Open an index.
+
+        Parameters
+        ----------
+        folder : Path
+            Made by `create`.
+        retriever : Blip2Retriever or None
+            The model that made it; None for `remove`, `info` and `verify`, which need none.
+
+        Returns
+        -------
+        PhotoIndex
+
+        Raises
+        ------
+        IndexFileError
+            If the index is absent, damaged, or made by another model.
+        """
+        if retriever is None:
+            return cls(IndexFolder(Path(folder)), None)
+        return cls(IndexFolder(Path(folder), retriever.fingerprint, retriever.name), retriever)
+
+    @staticmethod
+    def exists(folder: Path) -> bool:
+        """Tell whether there is an index in a folder, in whatever condition."""
+        return (Path(folder) / MANIFEST).exists()
+
+    def __len__(self) -> int:
+        return len(self._folder.state().store)
+
+    def add(
+        self,
+        paths: Iterable[Path],
+        progress: Callable[[int, int], None] | None = None,
+    ) -> AddReport:
+        """Add photos, all in one commit.
+
+        A photo that is known by its content is not embedded again; its file is noted as one more
+        place of it.
+
+        Parameters
+        ----------
+        paths : iterable of Path
+            Photos, and folders to walk (see `index.embed.find_photos`).
+        progress : callable, optional
+            Called as (files done, files in all).
+
+        Returns
+        -------
+        AddReport
+
+        Raises
+        ------
+        IndexFileError
+            If the index cannot be written; it is then as it was.
+        """
+        retriever = self._need_retriever()
+        files, refused = find_photos(paths)
+        added = known = 0
+        while files:
+            generation = self._folder.state().manifest.generation
+            with self._folder.library.reading(generation) as library:
+                embedded = embed_files(files, retriever, library, progress=progress)
+            committed = self._folder.commit(embedded)
+            refused += embedded.refused
+            added += committed.added
+            known += embedded.known + len(embedded.new) - committed.added
+            known -= len(committed.read_again)
+            files = committed.read_again
+        return AddReport(added, known, refused)
+
+    def remove(self, paths: Iterable[Path]) -> int:
+        """Take files out of the index; a photo goes with the last file that holds it.
+
+        Parameters
+        ----------
+        paths : iterable of Path
+            Files, and folders for all files in them, whether or not they still exist.
+
+        Returns
+        -------
+        int
+            Number of files taken out.
+        """
+        return self._folder.commit(None, [Path(os.path.abspath(p)) for p in paths]).forgotten
+
+    def search(self, text: str, k: int = 12, rerank: int = 0) -> list[Hit]:
+        """Find the photos that a text describes best.
+
+        The ranking by similarity is exact: that of comparing the text with every query embedding of
+        every photo. Ties are broken by age in the index, oldest first.
+
+        Parameters
+        ----------
+        text : str
+            What to look for.
+        k : int
+            Photos wanted.
+        rerank : int
+            So many of the best photos are ranked anew by the probability of ITM, which looks at
+            photo and text together; 0 for none.
+
+        Returns
+        -------
+        list of Hit
+            Best first, ``k`` of them unless the index holds fewer.
+
+        Raises
+        ------
+        UserError
+            If the text is empty or too long.
+        IndexFileError
+            If the index was damaged or deleted since it was opened.
+        """
+        from blip2.processing import clean_text
+
+        retriever = self._need_retriever()
+        text = clean_text(text, "search text")
+        if k < 1 or rerank < 0:
+            raise UserError(f"Ask for at least 1 photo and 0 to re-rank, not {k} and {rerank}.")
+        query = retriever.embed_texts([text])[0].numpy()  # [d]
+        hits = []
+        for score, places in self._nearest(query, max(k, rerank)):
+            there = [path for path in places if os.path.isfile(path)]
+            hits.append(Hit(0, (there or places)[0], score, None, missing=not there))
+        hits = self._rerank(hits[:rerank], text) + hits[rerank:]
+        return [replace(hit, rank=rank) for rank, hit in enumerate(hits[:k], start=1)]
+
+    def info(self) -> dict:
+        """Describe the index.
+
+        Returns
+        -------
+        dict
+            Ready for JSON: where it is, which model made it, how much it holds and how it searches.
+        """
+        state = self._folder.state()
+        manifest = state.manifest
+        with self._folder.library.reading(manifest.generation) as library:
+            photos, files = library.counts()
+        return {
+            "folder": str(self._folder.path),
+            "photos": photos,
+            "files": files,
+            "retriever": manifest.retriever,
+            "fingerprint": manifest.fingerprint,
+            "queries": manifest.queries,
+            "dim": manifest.dim,
+            "store": state.store.kind,
+            "vectors_bytes": manifest.vectors_bytes,
+            "generation": manifest.generation,
+            "written": manifest.written,
+        }
+
+    def verify(self) -> list[Path]:
+        """Read the whole index from the disk and compare its parts.
+
+        Returns
+        -------
+        list of Path
+            Indexed files that no longer exist, which is no damage.
+
+        Raises
+        ------
+        IndexFileError
+            If a file is damaged, a vector has no photo or a photo has no vector.
+        """
+        state = self._folder.load()
+        with self._folder.library.reading(state.manifest.generation) as library:
+            problems = library.damage()
+            if state.store.ids().tolist() != library.ids():
+                problems.append("photos and vectors differ")
+            files = library.files()
+        if problems:
+            raise IndexFileError(
+                f"The index {self._folder.path} is damaged: {'; '.join(problems)}. "
+                "Restore it from a copy or build it anew in another folder."
+            )
+        return [path for path in files if not os.path.isfile(path)]
+
+    def _need_retriever(self) -> "Blip2Retriever":
+        if self._retriever is None:
+            raise ValueError("the index was opened without a retriever")
+        return self._retriever
+
+    def _nearest(self, query: "np.ndarray", count: int) -> list[tuple[float, list[Path]]]:
+        """Return scores and files of the best photos, all of one state."""
+        while True:
+            state: State = self._folder.state()
+            found = state.store.nearest(query, count)
+            with self._folder.library.reading(state.manifest.generation) as library:
+                places = [library.places_of(photo) for photo, _ in found]
+            if all(places):
+                return [(score, paths) for (_, score), paths in zip(found, places, strict=True)]
+            # Later commits have cleared away rows of this state: search the new one.
+            if self._folder.state() is state:
+                raise IndexFileError(
+                    f"The index {self._folder.path} is damaged: photos without a file; "
+                    "restore it from a copy or build it anew in another folder."
+                )
+
+    def _rerank(self, hits: list[Hit], text: str) -> list[Hit]:
+        """Order hits by ITM; those whose photo cannot be opened keep their order at the end."""
+        there = [hit for hit in hits if not hit.missing]
+        matched = []
+        for start in range(0, len(there), BATCH_SIZE):
+            matched += self._match(there[start : start + BATCH_SIZE], text)
+        gone = [hit for hit in hits if hit.missing] + [hit for hit in matched if hit.missing]
+        found = [hit for hit in matched if not hit.missing]
+        return sorted(found, key=lambda hit: -hit.match) + sorted(gone, key=lambda hit: -hit.score)
+
+    def _match(self, hits: list[Hit], text: str) -> list[Hit]:
+        from blip2.processing import PhotoError
+
+        retriever = self._need_retriever()
+        try:
+            scores = retriever.match([hit.path for hit in hits], [text] * len(hits), BATCH_SIZE)
+        except PhotoError:
+            if len(hits) == 1:
+                return [replace(hits[0], missing=True)]
+            return [matched for hit in hits for matched in self._match([hit], text)]
+        return [replace(hit, match=p) for hit, p in zip(hits, scores.tolist(), strict=True)]

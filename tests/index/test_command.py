@@ -1,0 +1,198 @@
+"""`python -m index`: what is printed, where, and the exit status."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from blip2.errors import UserError
+from index.__main__ import main
+from tests.index.fake_retriever import FakeRetriever, paint
+
+
+@pytest.fixture
+def run(capsys):
+    """Run a command; returns its exit status, stdout and stderr."""
+
+    def command(*arguments, fingerprint="c0ffee"):
+        def load(name: str) -> FakeRetriever:
+            if name == "nothing":
+                raise UserError("The model nothing is unknown; try mini-itm.")
+            return FakeRetriever(name, fingerprint)
+
+        capsys.readouterr()
+        try:
+            status = main([str(argument) for argument in arguments], load)
+        except SystemExit as stop:
+            status = stop.code
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return command
+
+
+@pytest.fixture
+def built(run, photos, tmp_path) -> Path:
+    status, _, _ = run("build", photos, "--out", tmp_path / "index", "--retriever", "colours")
+    assert status == 0
+    return tmp_path / "index"
+
+
+def test_build_and_search(run, photos, tmp_path):
+    (photos / "bad.jpg").write_text("no photo")
+    status, out, err = run("build", photos, "--out", tmp_path / "index")
+    assert (status, err) == (0, "")
+    first, second = out.splitlines()
+    assert first == "3 added, 0 known, 1 refused; the index holds 3 photos"
+    assert second.startswith(f"refused: {photos / 'bad.jpg'}: ") and "not a picture" in second
+    status, out, _ = run("search", tmp_path / "index", "red", "--k", "2", "--rerank", "2")
+    assert status == 0
+    assert out.splitlines() == [
+        f"   1  1.0000  match 1.000  {photos / 'red.png'}",
+        f"   2  1.0000  match 0.667  {photos / 'half.png'}",
+    ]
+
+
+def test_search_json(run, built, photos):
+    (photos / "half.png").unlink()
+    status, out, _ = run("search", built, "red", "--json", "--k", "2")
+    answer = json.loads(out)
+    assert status == 0
+    assert answer["text"] == "red"
+    assert answer["hits"] == [
+        {
+            "rank": 1,
+            "path": str(photos / "half.png"),
+            "score": pytest.approx(1.0),
+            "match": None,
+            "missing": True,
+        },
+        {
+            "rank": 2,
+            "path": str(photos / "red.png"),
+            "score": pytest.approx(1.0),
+            "match": None,
+            "missing": False,
+        },
+    ]
+    assert "half.png  (missing)" in run("search", built, "red")[1]
+
+
+def test_build_again_brings_up_to_date(run, built, photos):
+    paint(photos / "green.png", "green")
+    status, out, _ = run("build", photos, "--out", built, "--json")
+    assert status == 0
+    assert json.loads(out) == {"added": 1, "known": 3, "photos": 4, "refused": []}
+    assert json.loads(run("info", built, "--json")[1])["retriever"] == "colours"
+
+
+def test_add_and_remove(run, built, photos, tmp_path):
+    extra = paint(tmp_path / "extra.png", "green")
+    status, out, _ = run("add", built, extra, photos, "--json")
+    assert (status, json.loads(out)["added"], json.loads(out)["known"]) == (0, 1, 3)
+    status, out, _ = run("remove", built, photos, "--json")
+    assert (status, json.loads(out)) == (0, {"removed": 3, "photos": 1})
+    status, out, err = run("remove", built, photos)
+    assert (status, out) == (2, "")
+    assert err.startswith("error: The index ") and "holds nothing of what is named" in err
+
+
+def test_info_and_verify_need_no_model(run, built, photos):
+    (photos / "red.png").unlink()
+    status, out, _ = run("info", built)
+    assert status == 0
+    lines = dict(line.split(maxsplit=1) for line in out.splitlines())
+    assert (lines["photos"], lines["queries"], lines["retriever"]) == ("3", "4", "colours")
+    assert lines["store"].startswith("flat")
+    status, out, _ = run("verify", built)
+    assert status == 0
+    assert out.splitlines() == [
+        "no damage: 3 photos; 1 files are missing",
+        f"missing: {photos / 'red.png'}",
+    ]
+    assert json.loads(run("verify", built, "--json")[1])["missing"] == [str(photos / "red.png")]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["search", "nowhere", "red"], "There is no index in"),
+        (["search", "INDEX", "  "], "The search text is empty"),
+        (["search", "INDEX", "x" * 10_000], "10,000 characters"),
+        (["search", "INDEX", "red", "--k", "0"], "at least 1 photo"),
+        (["search", "INDEX", "red", "--k", "-3"], "argument --k: '-3' is not a whole number"),
+        (["search", "INDEX", "red", "--retriever", "nothing"], "The model nothing is unknown"),
+        (["info", "INDEX", "--retriever", "shapes"], "made with the retriever colours"),
+        (["build", "nowhere", "--out", "new"], "nowhere does not exist; check the path."),
+        (["build", "EMPTY", "--out", "new"], "There are no photos in"),
+        (["add", "INDEX", "nowhere.jpg"], "nowhere.jpg does not exist"),
+        (["build", "EMPTY"], "the following arguments are required: --out"),
+        (["bild"], "invalid choice: 'bild'"),
+        ([], "the following arguments are required: COMMAND"),
+    ],
+)
+def test_errors_are_one_line(run, built, tmp_path, monkeypatch, arguments, says):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "EMPTY").mkdir()
+    arguments = [str(built) if argument == "INDEX" else argument for argument in arguments]
+    other = "0ther" if "shapes" in arguments else "c0ffee"
+    status, out, err = run(*arguments, fingerprint=other)
+    assert (status, out) == (2, "")
+    assert err.startswith("error: ") and err.count("\n") == 1
+    assert says in err
+    assert not (tmp_path / "new").exists()
+
+
+def test_only_bad_files(run, tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "bad.jpg").write_text("no photo")
+    status, out, err = run("build", tmp_path / "photos", "--out", tmp_path / "index")
+    assert status == 2
+    assert "refused: " in out and "not a picture" in out
+    assert err == "error: None of the files could be used; the report gives the reason for each.\n"
+
+
+def test_damage_is_an_error(run, built):
+    (vectors,) = built.glob("vectors-*")
+    vectors.write_bytes(b"x" * vectors.stat().st_size)
+    status, out, err = run("verify", built)
+    assert (status, out) == (2, "")
+    assert err.startswith("error: The vectors file ") and "SHA-256" in err
+
+
+def test_names_that_are_not_unicode(run, tmp_path):
+    name = os.fsdecode(b"caf\xe9\n.png")
+    paint(tmp_path / "photos" / "a.png", "red").rename(tmp_path / "photos" / name)
+    assert run("build", tmp_path / "photos", "--out", tmp_path / "index")[0] == 0
+    out = run("search", tmp_path / "index", "red")[1]
+    assert out.rstrip("\n").endswith(r"photos/caf\udce9\n.png")
+    found = json.loads(run("search", tmp_path / "index", "red", "--json")[1])
+    assert Path(found["hits"][0]["path"]) == tmp_path / "photos" / name
+
+
+@pytest.mark.parametrize("command", ["build", "add", "remove", "search", "info", "verify"])
+def test_help_has_an_example(run, command):
+    status, out, _ = run(command, "--help")
+    assert status == 0
+    assert f"example: python -m index {command} " in out
+
+
+def test_help_loads_nothing_heavy():
+    script = """
+import sys
+sys.argv = ["index", "--help"]
+from index.__main__ import main
+try:
+    main()
+finally:
+    print(sorted({"torch", "faiss", "numpy", "PIL", "transformers", "tqdm"} & set(sys.modules)))
+"""
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=True
+    )
+    assert "example: python -m index build" in done.stdout
+    assert done.stdout.splitlines()[-1] == "[]"

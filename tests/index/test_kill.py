@@ -1,0 +1,93 @@
+"""A writer killed at any step of its work leaves the old state or the new one, whole."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from index import IndexFileError, PhotoIndex
+from tests.index.fake_retriever import paint
+
+ROOT = Path(__file__).parents[2]
+OURS = re.compile(r"library\.sqlite|manifest\.json|vectors-\d+\.faiss|write\.lock")
+
+
+def killed_at_every_step(what: str, index: Path, photos: Path, out: Path) -> list[Path]:
+    """Return the folder of a run that was not killed, then those of the killed ones, in order."""
+    out.mkdir()
+    subprocess.run(
+        [sys.executable, "-m", "tests.index.kill_writer", what, index, photos, out],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=True,
+        timeout=300,
+    )
+    return [out / name for name in sorted(os.listdir(out), key=int)]
+
+
+def contents(index: PhotoIndex) -> list[tuple[str, float]]:
+    return [(hit.path.name, round(hit.score, 3)) for hit in index.search("red", k=99)]
+
+
+def by_score(item: tuple[str, float]) -> float:
+    return -item[1]
+
+
+@pytest.mark.parametrize("what", ["add", "remove"])
+def test_killed_while_changing(library, photos, retriever, tmp_path, what):
+    paint(photos / "more" / "white.png", "white")
+    paint(photos / "more" / "rose.png", "red", "white", "white", "white")
+    paint(photos / "more" / "copy.png", "red")
+    paint(photos / "more" / "green.png", "green")
+    if what == "remove":
+        library.add([photos / "more"])
+    other = paint(tmp_path / "yellow.png", "yellow")
+    old = contents(library)
+    folders = killed_at_every_step(what, tmp_path / "index", photos / "more", tmp_path / "runs")
+    new = contents(PhotoIndex.open(folders[0], retriever))
+    assert len(new) - len(old) == {"add": 3, "remove": -3}[what]
+
+    states = []
+    for folder in folders[1:]:
+        index = PhotoIndex.open(folder, retriever)
+        assert index.verify() == []
+        states.append(contents(index))
+        assert states[-1] in (old, new)
+        # The next writer, at other work, takes nothing over from the dead one.
+        index.add([other])
+        assert contents(index) == sorted([*states[-1], ("yellow.png", 0.718)], key=by_score)
+        assert PhotoIndex.open(folder, retriever).verify() == []
+        assert index.remove([other]) == 1
+        # A third finishes what the first began.
+        if what == "add":
+            index.add([photos / "more"])
+        else:
+            index.remove([photos / "more"])
+        again = PhotoIndex.open(folder, retriever)
+        assert contents(again) == new
+        assert again.verify() == []
+        assert len(list(folder.glob("vectors-*"))) == 1
+        assert all(OURS.fullmatch(name) for name in os.listdir(folder))
+    committed = states.index(new)
+    assert states == [old] * committed + [new] * (len(states) - committed)
+    assert committed >= 6, "journal, rows, vectors aside and in place, manifest aside"
+    assert len(states) - committed >= 2, "manifest in place, old vectors gone"
+
+
+def test_killed_while_creating(photos, retriever, tmp_path):
+    folders = killed_at_every_step("create", tmp_path / "none", photos, tmp_path / "runs")
+    absent = 0
+    for folder in folders:
+        try:
+            index = PhotoIndex.open(folder, retriever)
+        except IndexFileError as error:
+            assert "There is no index in" in str(error)
+            absent += 1
+            index = PhotoIndex.create(folder, retriever)
+        assert index.add([photos]).added == 3
+        assert index.verify() == []
+        assert index.search("red")[0].path.name == "half.png"
+    assert 6 <= absent < len(folders) - 1
