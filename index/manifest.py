@@ -19,7 +19,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
@@ -119,7 +119,7 @@ class Manifest:
 
 def now() -> str:
     """Return the date as a manifest writes it."""
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def write_aside(path: Path, write: Callable[[BinaryIO], object]) -> None:

@@ -33,7 +33,7 @@ def provenance(command: Sequence[str]) -> dict:
     dict
         "command", "date" (UTC, ISO 8601), "versions" and "machine".
     """
-    now = datetime.datetime.now(datetime.timezone.utc)
+    now = datetime.datetime.now(datetime.UTC)
     versions = {"python": platform.python_version(), "code": code_version()}
     versions |= {package: _package_version(package) for package in PACKAGES}
     return {
