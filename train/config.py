@@ -9,6 +9,8 @@ from typing import Any
 
 from blip2.errors import UserError
 
+PRECISIONS = ("bf16", "fp16", "no")
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -26,7 +28,7 @@ class Recipe:
         Folder of cached image features.
     start : str
         Stage 1: folder of a BERT, ``"minilm"`` for the packaged one. Stage 2: a stage-1
-        checkpoint. ``""`` starts from random weights.
+        checkpoint, or ``"minilm"`` to go without stage 1. ``""`` starts from random weights.
     views : int
         Cached views of each photo, see :mod:`train.features`.
     epochs, batch_size : int
@@ -117,6 +119,10 @@ def _checked(values: dict[str, Any], source: str) -> Recipe:
     missing = [name for name in ("preset", "data") if not values.get(name)]
     if missing:
         raise UserError(f"{source} lacks {', '.join(missing)}; give it there or as key=value.")
+    if values.get("precision") is False:
+        values["precision"] = "no"  # YAML reads a bare `no` as a truth value
+    if values.get("precision", "no") not in PRECISIONS:
+        raise UserError(f"{source}: precision must be one of {', '.join(PRECISIONS)}.")
     converted = {}
     for name, value in values.items():
         try:

@@ -108,7 +108,9 @@ def train(
     checkpoints = Checkpoints(recipe, accelerator)
     start = checkpoints.restore(model, optimizer, scheduler)
     stop = _StopSignal()
-    bar = tqdm(range(start, total_steps), initial=start, total=total_steps, unit="step")
+    steps = range(start, total_steps)
+    every = 0.1 if sys.stderr.isatty() else 15  # seconds; a log file needs fewer lines
+    bar = tqdm(steps, initial=start, total=total_steps, unit="step", mininterval=every)
     for step in bar:
         began = time.monotonic()
         seed_step(recipe.seed, step)
@@ -125,7 +127,7 @@ def train(
         figures = {name: float(loss.detach()) for name, loss in losses.items()}
         speed = recipe.batch_size / (time.monotonic() - began)
         figures |= {"lr": rate, "samples_per_s": speed, "memory_gb": memory_gb()}
-        bar.set_postfix({name: f"{value:.4g}" for name, value in figures.items()})
+        bar.set_postfix({k: f"{v:.4g}" for k, v in figures.items()}, refresh=False)
         accelerator.log(figures, step=step)
         done = step + 1
         if done % recipe.log_every == 0:

@@ -120,7 +120,10 @@ class Stage1Validation:
         from blip2.objectives import similarity
 
         rows = np.arange(len(self.photos))
-        chunks = [self.photos.batch(part, epoch=0) for part in np.array_split(rows, 16)]
+        chunks = [
+            self.photos.batch(part, epoch=0)
+            for part in np.array_split(rows, max(1, len(rows) // 64))
+        ]
         image, text, states, pieces = [], [], [], []
         for chunk in chunks:
             ids, mask = (t.to(device) for t in self.tokenizer(chunk.captions))

@@ -53,7 +53,9 @@ def run(recipe) -> None:
     config = PRESETS[recipe.preset]
     torch.manual_seed(recipe.seed)
     prompt = VisualPrompt(config)
-    if recipe.start:
+    if recipe.start == "minilm":
+        prompt = without_stage1(prompt)
+    elif recipe.start:
         start_from_stage1(prompt, recipe.start)
     language = build_language_model(config.language_model)
     if not torch.cuda.is_available():
@@ -80,6 +82,19 @@ def run(recipe) -> None:
     folder = f"{recipe.output}/model"
     save_checkpoint(prompt, config, folder)
     print(f"the finished model is in {folder}")
+
+
+def without_stage1(prompt):
+    """Start from the BERT that stage 1 would have started from (the ablation of figure 5)."""
+    from blip2.assets import minilm_dir
+    from blip2.checkpoints import read_tensors, start_from_bert
+    from blip2.qformer import QFormer
+
+    qformer = QFormer(prompt.config.qformer)
+    start_from_bert(qformer, read_tensors(minilm_dir()))
+    own = prompt.qformer.state_dict()
+    prompt.qformer.load_state_dict({n: v for n, v in qformer.state_dict().items() if n in own})
+    return prompt
 
 
 def start_from_stage1(prompt, folder: str) -> None:

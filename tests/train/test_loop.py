@@ -132,7 +132,8 @@ def test_groups_by_decay_and_start():
 def test_recipe_overrides_and_their_errors(tmp_path):
     path = tmp_path / "recipe.yaml"
     path.write_text("preset: mini-itm\ndata: a.tar\nlearning_rate: 2e-4\nbetas: [0.9, 0.98]\n")
-    recipe = read_recipe(path, ["epochs=3", "output=runs/x", "start="])
+    recipe = read_recipe(path, ["epochs=3", "output=runs/x", "start=", "precision=no"])
+    assert recipe.precision == "no"
     assert (recipe.epochs, recipe.output, recipe.start) == (3, "runs/x", "")
     assert recipe.learning_rate == 2e-4 and recipe.betas == (0.9, 0.98)
     for override, said in {
@@ -140,6 +141,7 @@ def test_recipe_overrides_and_their_errors(tmp_path):
         "epochs": "no '='",
         "epochs=many": "epochs can't be 'many'",
         "data=": "lacks data",
+        "precision=int8": "precision must be one of bf16, fp16, no",
     }.items():
         with pytest.raises(UserError, match=said):
             read_recipe(path, [override])

@@ -1,0 +1,125 @@
+"""Batches and cached features: decided by seed and step, resumed where they stopped."""
+
+import io
+import json
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from blip2.vision import IMAGE_ENCODERS, ImageEncoder
+from train.data import CaptionedPhotos, clean_caption
+
+
+class Corners(ImageEncoder):
+    """The mean of each quarter of the photo; counts the photos that it sees."""
+
+    seen = 0
+
+    def __init__(self):
+        super().__init__(3, 4, 8, mean=(0.0,) * 3, std=(255.0,) * 3)
+        self.scale = torch.nn.Parameter(torch.ones(()))
+
+    def features(self, pixels):
+        Corners.seen += len(pixels)
+        maps = torch.nn.functional.adaptive_avg_pool2d(pixels, 2)
+        return maps.flatten(2).transpose(1, 2) * self.scale
+
+
+@pytest.fixture(autouse=True)
+def corners():
+    IMAGE_ENCODERS["corners"] = Corners
+    Corners.seen = 0
+    yield
+    del IMAGE_ENCODERS["corners"]
+
+
+@pytest.fixture
+def shard(tmp_path):
+    """Ten photos, white in the left half and grey by number in the right one."""
+    with tarfile.open(tmp_path / "photos.tar", "w") as tar:
+        for number in range(10):
+            photo = Image.new("RGB", (16, 16), "white")
+            photo.paste((number * 20,) * 3, (8, 0, 16, 16))
+            file = io.BytesIO()
+            photo.save(file, "PNG")
+            text = {"image_id": f"p{number}", "captions": [f"{number} {n} ." for n in "abc"]}
+            for suffix, data in (("png", file.getvalue()), ("json", json.dumps(text).encode())):
+                member = tarfile.TarInfo(f"p{number}.{suffix}")
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    return tmp_path / "photos.tar"
+
+
+def photos(shard, **settings):
+    return CaptionedPhotos(str(shard), "corners", shard.parent / "cache", **settings)
+
+
+def test_a_batch_is_decided_by_seed_and_step(shard):
+    one, again, other = photos(shard), photos(shard), photos(shard, seed=1)
+    for step in (7, 0, 5):
+        assert one.batch_at(step, 3).captions == again.batch_at(step, 3).captions
+        assert torch.equal(one.batch_at(step, 3).features, again.batch_at(step, 3).features)
+    assert [one.batch_at(s, 3).captions for s in range(3)] != [
+        other.batch_at(s, 3).captions for s in range(3)
+    ]
+
+
+def test_a_pass_takes_each_photo_once_and_its_captions_take_turns(shard):
+    data = photos(shard)
+    drawn = {number: [] for number in range(10)}
+    for epoch in range(3):
+        of_pass = [c for step in range(2) for c in data.batch_at(epoch * 2 + step, 5).captions]
+        assert sorted(int(caption[0]) for caption in of_pass) == list(range(10))
+        for caption in of_pass:
+            drawn[int(caption[0])].append(caption[2])
+    assert all(sorted(letters) == ["a", "b", "c"] for letters in drawn.values())
+
+
+def test_features_belong_to_their_photo_and_equal_ids_to_equal_photos(shard):
+    batch = photos(shard).batch_at(0, 10)
+    for caption, features in zip(batch.captions, batch.features, strict=True):
+        expected = [1, int(caption[0]) * 20 / 255] * 2  # left, right, left, right
+        assert features[:, 0].tolist() == pytest.approx(expected, abs=0.02)
+    assert len(set(batch.image_ids.tolist())) == 10
+
+
+def test_features_are_computed_once_and_views_differ(shard):
+    data = photos(shard, views=3)
+    assert Corners.seen == 30
+    photos(shard, views=2)
+    assert Corners.seen == 30
+    whole, crop = data.features[0, 4], data.features[1, 4]
+    assert whole.shape == (4, 3) and not np.array_equal(whole, crop)
+    photos(shard.rename(shard.with_name("moved.tar")), views=3)
+    assert Corners.seen == 30  # they belong to the photos, not to the file's name
+
+
+def test_features_resume_after_a_kill(shard):
+    whole = np.array(photos(shard).features._view(0))
+    path = next((shard.parent / "cache").glob("*.view0.npy"))
+    half = whole.copy()
+    half[6:] = 0
+    path.unlink()
+    np.save(path, half)
+    path.rename(path.with_suffix(".partial"))
+    path.with_suffix(".json").write_text(json.dumps({"done": 6}))
+    Corners.seen = 0
+    resumed = photos(shard)
+    assert Corners.seen == 4
+    assert np.array_equal(resumed.features._view(0), whole)
+    assert not path.with_suffix(".json").exists()
+
+
+@pytest.mark.parametrize(
+    ("raw", "clean"),
+    [
+        ("A black dog in front of a white dog .", "A black dog in front of a white dog"),
+        ("a large lake , with a duck in it .", "a large lake, with a duck in it"),
+        ("  A man 's  bike", "A man's bike"),
+    ],
+)
+def test_clean_captions(raw, clean):
+    assert clean_caption(raw) == clean

@@ -1,0 +1,174 @@
+"""Both stages from the command line on a few painted photos, up to a model that loads."""
+
+import io
+import json
+import tarfile
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from blip2 import Blip2, Blip2Retriever
+from blip2.checkpoints import read_tensors
+from blip2.config import PRESETS
+from blip2.language import LANGUAGE_MODELS
+from blip2.vision import IMAGE_ENCODERS, ImageEncoder
+from tests.tiny import QFORMER, STAGE1, STAGE2, language_model, text_tokenizer
+from train import evaluate, stage1, stage2
+
+COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 220)}
+THINGS = {"dog": 0, "cat": 85, "ball": 170, "bike": 255}  # a shade of grey each
+PHOTOS = [(colour, thing) for colour in COLOURS for thing in THINGS]
+STEPS = ["batch_size=6", "learning_rate=3e-3", "fresh_learning_rate=3e-3", "warmup_steps=5",
+         "precision=no", "save_every=50", "validate_every=100", "views=1"]  # fmt: skip
+
+
+def painted(colour: str, thing: str) -> Image.Image:
+    """A field of the colour with the thing's grey in its lower half."""
+    photo = Image.new("RGB", (32, 32), COLOURS[colour])
+    photo.paste((THINGS[thing],) * 3, (0, 16, 32, 32))
+    return photo
+
+
+class Cells(ImageEncoder):
+    """Mean colours of a grid of nine, spread over 24 channels."""
+
+    def __init__(self):
+        super().__init__(24, 9, 24, mean=(127.0,) * 3, std=(128.0,) * 3)
+        torch.manual_seed(3)
+        self.mix = nn.Linear(3, 24)
+
+    def features(self, pixels):
+        return self.mix(nn.functional.avg_pool2d(pixels, 8).flatten(2).transpose(1, 2))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tiny_parts():
+    """Register tiny frozen parts and presets, as a user with parts of their own does."""
+    IMAGE_ENCODERS["cells"] = Cells
+    LANGUAGE_MODELS["tiny"] = language_model
+    parts = {"image_encoder": "cells"}
+    PRESETS["tiny-itm"] = type(STAGE1)(**{**vars(STAGE1), **parts})
+    PRESETS["tiny"] = type(STAGE2)(**{**vars(STAGE2), **parts, "language_model": "tiny"})
+    yield
+    for registry, name in ((IMAGE_ENCODERS, "cells"), (LANGUAGE_MODELS, "tiny"),
+                           (PRESETS, "tiny-itm"), (PRESETS, "tiny")):  # fmt: skip
+        del registry[name]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A shard of 12 photos, a BERT and the recipes of both stages."""
+    from transformers import BertConfig, BertModel
+
+    folder = tmp_path_factory.mktemp("stages")
+    with tarfile.open(folder / "photos.tar", "w") as tar:
+        for number, (colour, thing) in enumerate(PHOTOS):
+            file = io.BytesIO()
+            painted(colour, thing).save(file, "PNG")
+            captions = [f"a {colour} {thing}", f"{colour} {thing} ."]
+            text = {"image_id": f"p{number}", "captions": captions}
+            for suffix, data in (("png", file.getvalue()), ("json", json.dumps(text).encode())):
+                member = tarfile.TarInfo(f"p{number}.{suffix}")
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    torch.manual_seed(0)
+    bert = BertConfig(
+        vocab_size=QFORMER.vocab_size - 1,
+        hidden_size=32,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=16,
+    )
+    BertModel(bert).save_pretrained(folder / "bert")
+    text_tokenizer().save(str(folder / "bert" / "tokenizer.json"))
+    for preset in ("tiny-itm", "tiny"):
+        (folder / f"{preset}.yaml").write_text(f"preset: {preset}\ndata: {folder}/photos.tar\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(folder):
+    """Run both commands as a user would."""
+    common = [*STEPS, f"cache={folder}/cache", f"dev_data={folder}/photos.tar"]
+    first = [str(folder / "tiny-itm.yaml"), f"start={folder}/bert", f"output={folder}/one"]
+    assert stage1.main([*first, "epochs=300", *common]) == 0
+    second = [str(folder / "tiny.yaml"), f"start={folder}/one/model", f"output={folder}/two"]
+    assert stage2.main([*second, "epochs=4", "prompts=[describe this photo]", *common]) == 0
+    return folder
+
+
+def test_stage_1_learns_what_the_captions_say(trained):
+    retriever = Blip2Retriever.from_pretrained(str(trained / "one" / "model"), device="cpu")
+    photos = [painted(*photo) for photo in PHOTOS]
+    texts = [f"a {colour} {thing}" for colour, thing in PHOTOS]
+    image = retriever.embed_images(photos, batch_size=5)  # [12, Q, d]
+    text = retriever.embed_texts(texts, batch_size=5)  # [12, d]
+    torch.testing.assert_close(image.norm(dim=-1), torch.ones(12, 4))
+    best = torch.einsum("iqd,td->itq", image, text).amax(-1).argmax(1)
+    assert (best == torch.arange(12)).float().mean() > 0.8  # a twelfth by chance
+    right = retriever.match(photos, texts, batch_size=5)
+    wrong = retriever.match(photos, texts[1:] + texts[:1], batch_size=5)
+    assert (right > wrong).float().mean() > 0.9
+    assert right.mean() > 2 * wrong.mean()
+    assert retriever.embed_images([]).shape == (0, 4, 16)
+
+
+def test_stage_2_starts_from_stage_1(trained, monkeypatch):
+    """Without a step of training, what both stages share is equal, tensor by tensor."""
+    torch.manual_seed(0)
+    from blip2.generation import VisualPrompt
+
+    prompt = VisualPrompt(PRESETS["tiny"])
+    stage2.start_from_stage1(prompt, str(trained / "one" / "model"))
+    saved = read_tensors(trained / "one" / "model")
+    own = prompt.state_dict()
+    shared = [name for name in own if not name.startswith("projection.")]
+    assert len(shared) > 60
+    assert all(torch.equal(own[name], saved[name].float()) for name in shared)
+
+
+def test_stage_2_writes_a_model_that_answers(trained):
+    model = Blip2.from_pretrained(str(trained / "two" / "model"), device="cpu")
+    photo = painted("red", "dog")
+    whole = model.caption(photo, "describe this photo", max_new_tokens=5)
+    assert whole and whole == "".join(model.stream(photo, "describe this photo", max_new_tokens=5))
+    assert model.generate([photo, photo], "describe this photo", max_new_tokens=5) == [whole] * 2
+    chat = model.chat(photo)
+    answer = chat.ask("what is this", max_new_tokens=4)
+    chat.ask("what is red", max_new_tokens=4)
+    assert [turn[0] for turn in chat.turns] == ["what is this", "what is red"]
+    assert chat.turns[0][1] == answer
+
+
+def test_the_report_of_a_trained_retriever(trained, capsys):
+    report = trained / "report.json"
+    arguments = ["--model", f"{trained}/one/model", "--data", f"{trained}/photos.tar"]
+    arguments += ["--output", str(report), "--k-test", "4", "--device", "cpu"]
+    assert evaluate.main(["retrieval", *arguments]) == 0
+    told = json.loads(report.read_text())
+    assert told["counts"] == {
+        "photos": 12, "texts": 24, "texts_asking_reranked": 24,
+        "pairs_matched": told["counts"]["pairs_matched"],
+    }  # fmt: skip
+    assert told["metrics"]["itc"]["TR@10"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("stage", "overrides", "said"),
+    [
+        (stage1, ["preset=tiny"], "preset 'tiny' is not of stage 1"),
+        (stage1, ["batch_size=13"], "12 photos, fewer than one batch of 13"),
+        (stage1, ["data=nowhere.tar"], "No shard is at nowhere.tar"),
+        (stage1, ["start=nowhere"], "No .safetensors file is in nowhere"),
+        (stage2, ["preset=tiny", "prompts=[a]", "start=nowhere"], "There is no model 'nowhere'"),
+        (stage2, ["preset=tiny", "start="], "has no prompts"),
+    ],
+)
+def test_errors_are_one_line(folder, capsys, stage, overrides, said):
+    recipe = str(folder / "tiny-itm.yaml")
+    start = [f"start={folder}/bert", f"cache={folder}/cache", f"output={folder}/no"]
+    assert stage.main([recipe, *start, *overrides]) == 2
+    assert said in capsys.readouterr().err.splitlines()[-1]
