@@ -1,0 +1,224 @@
+"""Start the page: `python app.py`. Also the entry point on Hugging Face Spaces."""
+
+import argparse
+import errno
+import os
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from blip2.errors import UserError
+
+EXAMPLE = """example:
+  python app.py --photos ~/Pictures
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    arguments : list of str, optional
+        Those of the process unless given.
+
+    Returns
+    -------
+    int
+        The exit status: 0, or 2 where the user can put something right.
+    """
+    options = parse(arguments)
+    try:
+        serve(options)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("Stopped.")
+    return 0
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """Read the flags."""
+    on_spaces = "SPACE_ID" in os.environ
+    parser = argparse.ArgumentParser(
+        prog="app.py",
+        description="Caption, chat about and search photos in the browser.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--model", default="mini", metavar="ID", help="captions and chats (mini)")
+    parser.add_argument("--retriever", default="mini-itm", metavar="ID", help="searches (mini-itm)")
+    parser.add_argument(
+        "--photos",
+        type=Path,
+        metavar="DIR",
+        help="folder to search; new photos in it are indexed at each start (sample photos)",
+    )
+    parser.add_argument(
+        "--index", type=Path, metavar="DIR", help="where the index is kept (in the cache)"
+    )
+    parser.add_argument(
+        "--host",
+        default="0.0.0.0" if on_spaces else "127.0.0.1",
+        metavar="H",
+        help="address to listen on (127.0.0.1: this computer alone)",
+    )
+    parser.add_argument("--port", type=int, default=7860, metavar="P", help="port (7860)")
+    parser.add_argument(
+        "--share", action="store_true", help="also make a public link, through Gradio's servers"
+    )
+    parser.add_argument("--auth", metavar="USER:PASSWORD", help="ask visitors for these")
+    parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, mps (the best there is)")
+    parser.add_argument(
+        "--quantize",
+        choices=["8bit", "4bit"],
+        help="shrink the language model, for GPUs short of memory",
+    )
+    return parser.parse_args(arguments)
+
+
+def serve(options: argparse.Namespace) -> None:
+    """Load the models, index the photos and serve the page until it is stopped.
+
+    Raises
+    ------
+    UserError
+        If a flag, a model, the photos or the port cannot be used.
+    """
+    # What can be checked at once comes before loading, which may take minutes.
+    login = read_login(options.auth)
+    check_port(options.host, options.port)
+    if options.photos is not None and not options.photos.is_dir():
+        raise UserError(
+            f"The folder {options.photos} does not exist; give --photos a folder of photos."
+        )
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that the folder below is removed
+    with tempfile.TemporaryDirectory(prefix="blip2-page-") as scratch:
+        # What visitors send lives here and nowhere else, for as long as the page does.
+        os.environ["GRADIO_TEMP_DIR"] = str(Path(scratch) / "received")
+        launch(options, login, Path(scratch) / "received" / "thumbnails")
+
+
+def launch(options: argparse.Namespace, login: tuple[str, str] | None, thumbnails: Path) -> None:
+    """Do the work of `serve`, once the surroundings are set."""
+    say("Starting ...")
+    from demo.library import open_library  # late: gradio, torch and transformers take seconds
+    from demo.models import load_models
+    from demo.page import build_page
+    from demo.theme import CSS, theme
+    from demo.uploads import MAX_UPLOAD
+
+    models = load_models(options.model, options.retriever, options.device, options.quantize, say)
+    with progress_bar("Indexing photos") as progress:
+        library, report = open_library(
+            models.retriever, options.photos, options.index, thumbnails, progress
+        )
+    say(f"{len(library):,} photos in the library, {report.added:,} of them new.")
+    for path, reason in report.refused:
+        say(f"Left out {path}: {reason}")
+    samples = options.photos is None and options.index is None
+    page = build_page(models, library, samples)
+    try:
+        _, local, public = page.launch(
+            server_name=options.host,
+            server_port=options.port,
+            share=options.share,
+            auth=login,
+            max_file_size=MAX_UPLOAD,
+            theme=theme(),
+            css=CSS,
+            footer_links=["api", "settings"],
+            run_history=False,
+            ssr_mode=False,
+            pwa=False,
+            mcp_server=False,
+            enable_monitoring=False,
+            state_session_capacity=1000,
+            quiet=True,
+            prevent_thread_lock=True,
+        )
+    except OSError as error:
+        raise UserError(cannot_listen(options.host, options.port, error)) from error
+    say(f"Open {local.rstrip('/')} in the browser; Ctrl+C stops it.")
+    if public:
+        say(f"Public link: {public}")
+    try:
+        while True:  # the server runs in a thread of its own
+            time.sleep(3600)
+    finally:
+        page.close(verbose=False)
+
+
+def read_login(given: str | None) -> tuple[str, str] | None:
+    """Take apart USER:PASSWORD.
+
+    Raises
+    ------
+    UserError
+        If either is missing.
+    """
+    if given is None:
+        return None
+    user, _, password = given.partition(":")
+    if not user or not password:
+        raise UserError("--auth needs a name and a password; write it as USER:PASSWORD.")
+    return user, password
+
+
+def check_port(host: str, port: int) -> None:
+    """Make sure that the address can be listened on.
+
+    Raises
+    ------
+    UserError
+        If it cannot.
+    """
+    if not 0 < port < 65536:
+        raise UserError(f"There is no port {port}; give --port a number from 1 to 65535.")
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as trial:
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            trial.bind(address)
+    except OSError as error:
+        raise UserError(cannot_listen(host, port, error)) from error
+
+
+def cannot_listen(host: str, port: int, error: OSError) -> str:
+    """Return what is wrong with an address, in one sentence."""
+    if error.errno == errno.EADDRINUSE:
+        return f"Port {port} of {host} is in use already; choose another with --port."
+    if error.errno == errno.EACCES:
+        return f"Port {port} needs special rights; choose one above 1023 with --port."
+    reason = error.strerror or error
+    return f"The address {host}:{port} cannot be listened on ({reason}); change --host or --port."
+
+
+def say(line: str) -> None:
+    """Print a line of progress, at once even into a pipe."""
+    print(line, flush=True)
+
+
+@contextmanager
+def progress_bar(words: str) -> Iterator[Callable[[int, int], None]]:
+    """Show a bar on the terminal; gives a function that takes (steps done, steps in all)."""
+    from tqdm import tqdm
+
+    with tqdm(desc=words, unit="photo", disable=None, dynamic_ncols=True) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield show
+
+
+if __name__ == "__main__":
+    sys.exit(main())

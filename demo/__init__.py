@@ -1,0 +1,1 @@
+"""The page: captions, chat and search over photos, in the browser."""

@@ -1,0 +1,180 @@
+"""How the page looks: system fonts, quiet neutrals and one accent, in light and dark."""
+
+import gradio as gr
+from gradio.themes.utils import colors, sizes
+
+_FONT = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "sans-serif")
+_MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
+
+
+def theme() -> gr.themes.Base:
+    """Return the theme.
+
+    Returns
+    -------
+    gr.themes.Base
+        For `gr.Blocks.launch`.
+    """
+    return gr.themes.Base(
+        primary_hue=colors.teal,
+        secondary_hue=colors.teal,
+        neutral_hue=colors.zinc,
+        text_size=sizes.text_md,
+        radius_size=sizes.radius_lg,
+        font=_FONT,
+        font_mono=_MONO,
+    ).set(
+        body_background_fill="#fafafa",
+        body_background_fill_dark="#101012",
+        background_fill_primary="#ffffff",
+        background_fill_primary_dark="#18181b",
+        body_text_color="*neutral_900",
+        body_text_color_dark="*neutral_100",
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_400",
+        block_background_fill="#ffffff",
+        block_background_fill_dark="#18181b",
+        block_border_width="1px",
+        block_border_color="*neutral_200",
+        block_border_color_dark="*neutral_800",
+        block_shadow="none",
+        block_shadow_dark="none",
+        block_label_background_fill="transparent",
+        block_label_background_fill_dark="transparent",
+        block_label_border_width="0px",
+        block_label_border_width_dark="0px",
+        block_label_text_color="*neutral_600",
+        block_label_text_color_dark="*neutral_400",
+        block_label_text_weight="500",
+        block_title_text_color="*neutral_700",
+        block_title_text_color_dark="*neutral_300",
+        block_title_text_weight="500",
+        block_info_text_color="*neutral_500",
+        block_info_text_color_dark="*neutral_400",
+        input_background_fill="#ffffff",
+        input_background_fill_dark="#111113",
+        input_border_color="*neutral_300",
+        input_border_color_dark="*neutral_700",
+        input_border_color_focus="*primary_600",
+        input_border_color_focus_dark="*primary_400",
+        input_placeholder_color="*neutral_500",
+        input_placeholder_color_dark="*neutral_500",
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_hover="*primary_800",
+        button_primary_background_fill_dark="*primary_700",
+        button_primary_background_fill_hover_dark="*primary_600",
+        button_primary_text_color="#ffffff",
+        button_primary_text_color_dark="#ffffff",
+        button_border_width="1px",
+        button_primary_border_color="transparent",
+        button_primary_border_color_dark="transparent",
+        button_primary_border_color_hover="transparent",
+        button_primary_border_color_hover_dark="transparent",
+        button_large_text_size="*text_md",
+        button_large_text_weight="600",
+        button_secondary_background_fill="#ffffff",
+        button_secondary_background_fill_hover="*neutral_100",
+        button_secondary_background_fill_dark="*neutral_800",
+        button_secondary_background_fill_hover_dark="*neutral_700",
+        button_secondary_border_color="*neutral_300",
+        button_secondary_border_color_dark="*neutral_700",
+        button_secondary_text_color="*neutral_800",
+        button_secondary_text_color_dark="*neutral_200",
+        slider_color="*primary_600",
+        slider_color_dark="*primary_400",
+        color_accent="*primary_600",
+        color_accent_soft="*primary_50",
+        color_accent_soft_dark="#12312e",
+    )
+
+
+# Only what the theme has no variable for. Elements are found by the ids and classes that the tabs
+# give them; names from inside Gradio's components are kept few.
+CSS = """
+.gradio-container {
+  width: 100% !important; max-width: 1160px !important; margin: 0 auto !important;
+}
+.gradio-container > .main { padding: 16px clamp(14px, 3vw, 32px); }
+.gradio-container .prose p { margin: 0; }
+.gradio-container .html-container { padding: 0; }
+
+#masthead .prose { display: flex; flex-wrap: wrap; align-items: baseline; gap: 0 1rem; }
+#masthead h1 { margin: 0; font-size: 1.5rem; font-weight: 700; letter-spacing: -0.025em; }
+#masthead p { color: var(--body-text-color-subdued); }
+#masthead .running { margin-left: auto; font-size: var(--text-sm); }
+.dark button[role="tab"][aria-selected="true"] { color: var(--primary-400); }
+
+/* A photo stands on a quiet ground, whole. */
+.photo-box .image-container { background: var(--stage); }
+.photo-box .source-selection { background: var(--block-background-fill); }
+:root { --stage: #f4f4f5; }
+:root.dark, .dark { --stage: #111113; }
+
+/* Samples: one even row of squares, two on a telephone. */
+[id$="-samples"] .gallery {
+  display: grid; grid-template-columns: repeat(auto-fill, minmax(52px, 1fr)); gap: 8px;
+}
+[id$="-samples"] .gallery-item { width: 100%; min-width: 0; aspect-ratio: 1; padding: 0; }
+[id$="-samples"] .gallery-item :is(span, .container) { display: block; width: 100%; height: 100%; }
+[id$="-samples"] .gallery-item .container { max-width: none; max-height: none; }
+[id$="-samples"] .gallery-item img { width: 100%; height: 100%; object-fit: cover; }
+[id$="-samples"] .label svg { display: none; }
+
+/* Short texts to click. */
+.chips { flex-wrap: wrap; gap: 8px; }
+.chips button {
+  flex: 0 0 auto; width: auto; padding: 5px 12px; border-radius: 999px; font-weight: 400;
+}
+
+/* A box to write in with its button beside it, also on a telephone. */
+.ask-row { flex-wrap: nowrap; align-items: stretch; gap: 8px; }
+.ask-row > .block { min-width: 0 !important; }
+.ask-row > button { flex: 0 0 auto; }
+
+.answer textarea { font-size: 1.0625rem; line-height: 1.55; }
+.meta p {
+  color: var(--body-text-color-subdued); font-size: var(--text-sm); overflow-wrap: anywhere;
+}
+.meta { min-height: 1.4em; margin: -4px 0; }
+.quiet { align-self: flex-end; width: auto; }
+#chat-history [aria-label="Clear"] { display: none; }  /* "Start over" does it in words */
+.dark input[type="range"] { --neutral-200: var(--neutral-700); }
+#search-rerank { min-width: min(240px, 100%) !important; }
+.gr-accordion .form { border: 0; box-shadow: none; background: none; }
+.gr-accordion .form > .block { padding-left: 0; padding-right: 0; }
+
+/* Sentences that say why something was refused. */
+.notice p, .meta [role="alert"] {
+  padding: 8px 12px; border-left: 3px solid var(--error-icon-color);
+  border-radius: var(--radius-sm); background: var(--error-background-fill);
+  color: var(--body-text-color);
+}
+.meta [role="alert"] { margin-top: 8px; color: var(--body-text-color); }
+/* The sentence is in the message at the corner; a badge that says "Error" adds nothing. */
+[data-testid="status-tracker"]:has(> .error) { display: none; }
+.report:has([data-testid="status-tracker"]:not(.hide)) { min-height: 120px; }
+.report:has([data-testid="status-tracker"]:not(.hide)) .html-container { visibility: hidden; }
+.report ul { margin: 6px 0 0; padding-left: 1.2em; list-style: disc; }
+.report li { margin: 2px 0; overflow-wrap: anywhere; }
+
+/* The gallery is as high as its photos; captions span them. */
+#search-gallery .grid-wrap { max-height: none; height: auto; overflow: visible; padding: 8px; }
+#search-gallery:has(.preview) .grid-wrap { height: min(70vh, 560px); overflow: hidden; }
+#search-gallery .grid-container {
+  grid-template-columns: repeat(auto-fill, minmax(min(46%, 200px), 1fr)); gap: 8px;
+}
+#search-gallery .thumbnail-item .caption-label {
+  inset: auto 0 0 0; max-width: none; padding: 4px 8px; border: 0; border-radius: 0;
+  text-align: left; background: rgb(255 255 255 / 92%); color: #27272a;
+}
+.dark #search-gallery .thumbnail-item .caption-label {
+  background: rgb(24 24 27 / 90%); color: #e4e4e7;
+}
+
+/* Gradio makes these rules hold within the page's content alone, so not for the footer. */
+@media (max-width: 640px) {
+  #masthead .running { margin-left: 0; }
+}
+footer { gap: 16px; font-size: var(--text-sm); }
+footer .divider { display: none !important; }
+"""

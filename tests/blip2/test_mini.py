@@ -1,0 +1,85 @@
+"""The embedded checkpoints on photos that come with the installed packages: words, not shapes."""
+
+import re
+
+import pytest
+import torch
+
+from blip2 import Blip2, Blip2Retriever, UserError
+from blip2.checkpoints import EMBEDDED, read_tensors
+from demo.library import sample_photos
+
+PHOTOS = {path.stem: path for path in sample_photos()}
+
+
+@pytest.fixture(scope="module")
+def mini():
+    return Blip2.from_pretrained("mini", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def retriever():
+    return Blip2Retriever.from_pretrained("mini-itm", device="cpu")
+
+
+def test_captions_name_what_is_there(mini):
+    assert re.search(r"\b(woman|girl|man|person|lady)\b", mini.caption(PHOTOS["astronaut"]))
+    assert re.search(r"\b(bike|motorcycle|motorbike|bicycle)\b",
+                     mini.caption(PHOTOS["motorcycle_left"], num_beams=5))  # fmt: skip
+
+
+def test_stream_batch_and_single_say_the_same(mini):
+    photos = [PHOTOS["astronaut"], PHOTOS["motorcycle_left"]]
+    prompts = ["Describe this photo.", "What is in this picture, in one sentence?"]
+    single = [mini.generate(photo, text) for photo, text in zip(photos, prompts, strict=True)]
+    assert mini.generate(photos, prompts) == single
+    pieces = list(mini.stream(photos[0], prompts[0]))
+    assert len(pieces) > 3 and "".join(pieces).strip() == single[0]
+
+
+def test_chat_keeps_its_turns(mini):
+    chat = mini.chat(PHOTOS["astronaut"])
+    first, second = chat.ask("What is in this photo?"), chat.ask("What is she wearing?")
+    assert chat.turns == [("What is in this photo?", first), ("What is she wearing?", second)]
+    assert first and second
+
+
+def test_an_empty_instruction_describes_and_a_long_one_is_refused(mini):
+    photo = PHOTOS["astronaut"]
+    assert mini.caption(photo, "") == mini.caption(photo, "Describe this photo.")
+    with pytest.raises(UserError, match="instruction has 10,000 characters"):
+        mini.caption(photo, "a" * 10_000)
+    with pytest.raises(UserError, match="question is empty"):
+        mini.chat(photo).ask("  ")
+
+
+@pytest.mark.parametrize(
+    ("text", "stem"),
+    [("a woman smiling", "astronaut"), ("a red motorcycle", "motorcycle_left")],
+)
+def test_words_find_their_photo(retriever, text, stem):
+    image = retriever.embed_images(list(PHOTOS.values()))  # [9, Q, d]
+    scores = torch.einsum("iqd,d->iq", image, retriever.embed_texts([text])[0]).amax(-1)
+    order = [list(PHOTOS)[i] for i in scores.argsort(descending=True)]
+    assert stem in order[:2]
+    match = retriever.match([PHOTOS[stem], PHOTOS["coffee"]], [text] * 2)
+    assert match[0] > match[1]
+
+
+def test_the_other_stage_is_refused_with_a_hint():
+    with pytest.raises(UserError, match=r"mini-itm is a retriever .* try mini\."):
+        Blip2.from_pretrained("mini-itm")
+    with pytest.raises(UserError, match=r"mini is a generator .* try mini-itm\."):
+        Blip2Retriever.from_pretrained("mini")
+    with pytest.raises(UserError, match="no model 'maxi'"):
+        Blip2.from_pretrained("maxi")
+
+
+def test_checkpoints_are_small_and_hold_no_frozen_part():
+    files = [path for path in EMBEDDED.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 100e6
+    assert max(path.stat().st_size for path in files) < 50e6
+    for name in ("mini", "mini-itm"):
+        tensors = read_tensors(EMBEDDED / name)
+        assert {value.dtype for value in tensors.values()} == {torch.float16}
+        assert not [key for key in tensors if key.startswith(("encoder", "language"))]

@@ -1,0 +1,53 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from demo.library import Library
+from index import PhotoIndex
+from tests.demo.fake_blip2 import FakeBlip2
+from tests.index.fake_retriever import FakeRetriever, paint
+
+
+@pytest.fixture
+def blip2() -> FakeBlip2:
+    return FakeBlip2()
+
+
+@pytest.fixture
+def sent(tmp_path: Path) -> Callable[..., dict]:
+    """Makes what an image or file component sends: a file in the upload folder, and its name."""
+
+    def send(name: str, content: bytes | str = "red") -> dict:
+        path = tmp_path / "received" / str(len(list(tmp_path.glob("received/*")))) / name
+        if isinstance(content, str):
+            paint(path, content)
+        else:
+            path.parent.mkdir(parents=True)
+            path.write_bytes(content)
+        return {"path": str(path), "url": f"/gradio_api/file={path}", "orig_name": name}
+
+    return send
+
+
+@pytest.fixture
+def retriever() -> FakeRetriever:
+    return FakeRetriever()
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> list[Path]:
+    """A half red, a red and a blue photo."""
+    return [
+        paint(tmp_path / "photos" / "half.png", "red", "blue", "red", "blue"),
+        paint(tmp_path / "photos" / "red.png", "red"),
+        paint(tmp_path / "photos" / "blue.png", "blue"),
+    ]
+
+
+@pytest.fixture
+def library(tmp_path: Path, photos: list[Path], retriever: FakeRetriever) -> Library:
+    """The photos, indexed."""
+    index = PhotoIndex.create(tmp_path / "index", retriever)
+    assert index.add(photos).added == 3
+    return Library(index, tmp_path / "index", tmp_path / "thumbnails", photos)
