@@ -82,7 +82,7 @@ def cached_folder(name: str, source: str, build: Callable[[Path], None]) -> Path
                 if folder.exists():
                     shutil.rmtree(folder)
                 built.rename(folder)
-            _sync(cache)
+            sync(cache)
     return folder
 
 
@@ -112,11 +112,11 @@ def _mark(folder: Path, source: str) -> None:
         for path in paths
     }
     for path in paths:
-        _sync(path)
+        sync(path)
     marker = folder / MARKER
     marker.write_text(json.dumps({"source": source, "files": files}, indent=2) + "\n")
-    _sync(marker)
-    _sync(folder)
+    sync(marker)
+    sync(folder)
 
 
 def _is_whole(folder: Path, source: str) -> bool:
@@ -143,7 +143,8 @@ def _is_whole(folder: Path, source: str) -> bool:
     return True
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Make a file's content, or new names in a folder, survive a power cut."""
     if os.name == "nt" and path.is_dir():  # folders cannot be opened there
         return
     handle = os.open(path, os.O_RDONLY)

@@ -7,7 +7,6 @@ Randomness is a function of seed and step (:func:`seed_step`), and so is the bat
 from __future__ import annotations
 
 import json
-import os
 import resource
 import shutil
 import signal
@@ -22,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from blip2.cache import sync
 from blip2.errors import UserError
 from train.config import Recipe
 from train.optim import learning_rate_factor
@@ -185,10 +185,10 @@ class Checkpoints:
         }
         (aside / "state.json").write_text(json.dumps(state))
         for path in aside.iterdir():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
+            sync(path)
         shutil.rmtree(final, ignore_errors=True)
         aside.rename(final)
+        sync(self.folder)
         for old in self.finished()[: -self.recipe.keep]:
             shutil.rmtree(old)
 

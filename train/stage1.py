@@ -5,39 +5,23 @@ Trains the Q-Former with ITC, ITM and ITG over the features of a frozen image en
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 
 from blip2.errors import UserError
+from train.command import run_recipe
+from train.config import Recipe
 
 FRESH = ("image_reader", "cross_attention", "query_tokens", "itm_head", "image_projection",
          "text_projection", "lm_transform", "lm_norm")  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run from the command line; 0 on success, 2 with one line on an error."""
-    parser = argparse.ArgumentParser(
-        prog="python -m train.stage1",
-        description=__doc__,
-        epilog="example: python -m train.stage1 train/configs/mini_stage1.yaml "
-        "data='shards/train-*.tar' output=runs/stage1",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("config", help="a YAML recipe")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change")
-    args = parser.parse_args(argv)
-    from train.config import read_recipe
-
-    try:
-        run(read_recipe(args.config, args.overrides))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    """Run from the command line; see :func:`train.command.run_recipe`."""
+    return run_recipe(argv, "stage1", __doc__, run)
 
 
-def run(recipe) -> None:
+def run(recipe: Recipe) -> None:
     """Train a recipe and write the finished retriever to ``<output>/model``."""
     import torch
 

@@ -5,36 +5,20 @@ Trains the Q-Former and a projection so that a frozen language model can read ph
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 
 from blip2.errors import UserError
+from train.command import run_recipe
+from train.config import Recipe
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run from the command line; 0 on success, 2 with one line on an error."""
-    parser = argparse.ArgumentParser(
-        prog="python -m train.stage2",
-        description=__doc__,
-        epilog="example: python -m train.stage2 train/configs/mini_stage2.yaml "
-        "data='shards/train-*.tar' start=runs/stage1/model output=runs/stage2",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("config", help="a YAML recipe")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change")
-    args = parser.parse_args(argv)
-    from train.config import read_recipe
-
-    try:
-        run(read_recipe(args.config, args.overrides))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    """Run from the command line; see :func:`train.command.run_recipe`."""
+    return run_recipe(argv, "stage2", __doc__, run)
 
 
-def run(recipe) -> None:
+def run(recipe: Recipe) -> None:
     """Train a recipe and write the finished generator to ``<output>/model``."""
     import torch
 
