@@ -78,7 +78,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--quantize",
         choices=["8bit", "4bit"],
-        help="shrink the language model, for GPUs short of memory",
+        help="shrink a large language model on a GPU (mini refuses: it is small)",
     )
     return parser.parse_args(arguments)
 

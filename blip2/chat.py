@@ -64,7 +64,7 @@ class Chat:
         for piece in self.model.language.stream(self._visual, prompt, options):
             pieces.append(piece)
             yield piece
-        self.turns.append((question, "".join(pieces).strip()))
+        self.turns.append((question, "".join(pieces)))
 
     def _prompt(self, question: str, options: Decoding) -> str:
         """The prompt with as many of the newest turns as fit the model's context."""

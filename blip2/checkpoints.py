@@ -6,6 +6,8 @@ Frozen parts are never stored; they are named in the configuration and built fro
 from __future__ import annotations
 
 import hashlib
+import os
+import re
 from pathlib import Path
 
 import torch
@@ -30,10 +32,15 @@ def find_checkpoint(name: str) -> Path:
     CheckpointError
         There is no such folder.
     """
-    for folder in (EMBEDDED / name, Path(name).expanduser()):
-        if (folder / "config.json").is_file():
-            return folder
     embedded = sorted(path.name for path in EMBEDDED.glob("*") if path.is_dir())
+    folder = EMBEDDED / name if name in embedded else Path(os.path.expanduser(name))
+    if os.path.isfile(folder / "config.json"):
+        return folder
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not folder.exists():
+        raise CheckpointError(
+            f"The published checkpoint {name} can't be loaded yet, and no folder has this name; "
+            f"use {' or '.join(embedded)}."
+        )
     raise CheckpointError(
         f"There is no model {name!r}: it is neither embedded ({', '.join(embedded) or 'none is'}) "
         "nor a folder with config.json; correct the name."
@@ -174,20 +181,24 @@ def start_from_bert(qformer: nn.Module, state: dict[str, Tensor]) -> None:
     bert = {name.removeprefix("bert."): value.float() for name, value in state.items()}
     own = dict(qformer.named_parameters())
 
-    def copy(target: str, source: str) -> None:
-        if source not in bert or bert[source].shape != own[target].shape:
+    def fetch(source: str, shape: tuple[int, ...]) -> Tensor:
+        if source not in bert or bert[source].shape != shape:
             found = list(bert[source].shape) if source in bert else "missing"
             raise CheckpointError(
-                f"The BERT start does not fit: {source} is {found}, {list(own[target].shape)} is "
-                "needed; choose a BERT of the Q-Former's width."
+                f"The BERT start does not fit: {source} is {found}, {list(shape)} is needed; "
+                "choose a BERT of the Q-Former's size."
             )
-        own[target].copy_(bert[source])
+        return bert[source]
 
-    words = bert["embeddings.word_embeddings.weight"]
-    own["word_embeddings.weight"][: len(words)] = words
-    positions = bert["embeddings.position_embeddings.weight"]
-    segment = bert["embeddings.token_type_embeddings.weight"][0]
-    own["position_embeddings.weight"].copy_(positions + segment)
+    def copy(target: str, source: str) -> None:
+        own[target].copy_(fetch(source, own[target].shape))
+
+    vocabulary, width = own["word_embeddings.weight"].shape  # one more than BERT's: [DEC]
+    words = fetch("embeddings.word_embeddings.weight", (vocabulary - 1, width))
+    own["word_embeddings.weight"][:-1] = words
+    positions = own["position_embeddings.weight"]
+    segment = fetch("embeddings.token_type_embeddings.weight", (2, width))[0]
+    positions.copy_(fetch("embeddings.position_embeddings.weight", positions.shape) + segment)
     for kind in ("weight", "bias"):
         copy(f"embedding_norm.{kind}", f"embeddings.LayerNorm.{kind}")
         for number in range(len(qformer.layers)):

@@ -95,11 +95,10 @@ class Blip2Config:
         Raises
         ------
         ConfigError
-            A key that no attribute has.
+            A key that no attribute has, or a value of another type or out of range.
         """
-        data = dict(data)
-        qformer = _checked(QFormerConfig, data.pop("qformer", {}))
-        return _checked(cls, {**data, "qformer": qformer})
+        qformer = _checked(QFormerConfig, data.get("qformer", {}) if isinstance(data, dict) else {})
+        return _checked(cls, {**data, "qformer": qformer} if isinstance(data, dict) else data)
 
     @classmethod
     def read(cls, path: str | Path) -> Blip2Config:
@@ -111,30 +110,48 @@ class Blip2Config:
             The file is missing or is not such a configuration.
         """
         try:
-            return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+            data = json.loads(Path(path).read_text(encoding="utf-8"))
         except OSError as error:
             raise ConfigError(
                 f"The configuration {path} can't be read ({error.strerror}); "
                 "name a folder that holds config.json."
             ) from error
-        except json.JSONDecodeError as error:
+        except ValueError as error:  # not UTF-8, or not JSON
             raise ConfigError(
-                f"The configuration {path} is not JSON (line {error.lineno}); restore the file."
+                f"The configuration {path} is not JSON ({error}); restore the file."
             ) from error
+        try:
+            return cls.from_dict(data)
+        except ConfigError as error:
+            raise ConfigError(f"The configuration {path} can't be used: {error}") from error
 
     def write(self, path: str | Path) -> None:
         """Write as JSON, readable by :meth:`read`."""
         Path(path).write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
 
 
-def _checked(cls: type, values: dict[str, Any]) -> Any:
-    unknown = sorted(set(values) - {f.name for f in fields(cls)})
+def _checked(cls: type, values: Any) -> Any:
+    if not isinstance(values, dict):
+        raise ConfigError(f"{cls.__name__} must be a JSON object; restore the file.")
+    kinds = {f.name: f.type for f in fields(cls)}
+    unknown = sorted(set(values) - set(kinds))
     if unknown:
         raise ConfigError(
             f"{cls.__name__} has no setting {', '.join(unknown)}; remove it or correct its name."
         )
+    types = {"int": int, "float": (int, float), "str": str}
+    for name, value in values.items():
+        expected = types.get(kinds[name])
+        if expected and (not isinstance(value, expected) or isinstance(value, bool)):
+            raise ConfigError(f"{name} must be of type {kinds[name]}, not {value!r}; mend it.")
+        if kinds[name] == "int" and value < (0 if name in MAY_BE_ZERO else 1):
+            raise ConfigError(f"{name} is {value}, which makes no sense; mend it.")
+    if values.get("stage", 1) not in (1, 2):
+        raise ConfigError(f"stage is {values['stage']}; it must be 1 or 2.")
     return cls(**values)
 
+
+MAY_BE_ZERO = ("image_positions", "language_width")
 
 MINI_QFORMER = QFormerConfig(
     num_queries=16,

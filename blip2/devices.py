@@ -15,12 +15,13 @@ def pick_device(device: str | None) -> torch.device:
     UserError
         There is no such device here.
     """
+    name = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(0, device=place)
-    except (RuntimeError, AssertionError) as error:
+        place = torch.device(name)
+        torch.ones(1, device=place).item()  # fails on a device without memory, such as "meta"
+    except (RuntimeError, AssertionError, ImportError) as error:
         raise UserError(
-            f"The device {device!r} can't be used here; choose cpu or leave it out."
+            f"The device {name!r} can't be used here; choose cpu or leave it out."
         ) from error
     return place
 

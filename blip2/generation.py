@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from blip2.checkpoints import find_checkpoint, load_checkpoint, read_stage
+from blip2.checkpoints import find_checkpoint, fingerprint, load_checkpoint, read_stage
 from blip2.config import Blip2Config
 from blip2.devices import fast_dtype, pick_device
 from blip2.errors import UserError
@@ -73,8 +73,8 @@ class Blip2:
 
     Parameters
     ----------
-    name : str
-        What it was loaded as.
+    name, fingerprint : str
+        What it was loaded as, and the digest of its files.
     encoder : ImageEncoder
         Frozen.
     prompt : VisualPrompt
@@ -88,12 +88,13 @@ class Blip2:
     def __init__(
         self,
         name: str,
+        fingerprint: str,
         encoder: ImageEncoder,
         prompt: VisualPrompt,
         language: FrozenDecoder,
         device: torch.device,
     ) -> None:
-        self.name, self.device = name, device
+        self.name, self.fingerprint, self.device = name, fingerprint, device
         self.encoder, self.prompt, self.language = encoder, prompt, language
 
     @classmethod
@@ -116,7 +117,7 @@ class Blip2:
         dtype : torch.dtype, optional
             Precision of the language model; default bf16 where the processor computes in it.
         quantize : str, optional
-            ``"8bit"`` or ``"4bit"``, for language models on a GPU.
+            ``"8bit"`` or ``"4bit"``; refused for mini, whose language model is small.
 
         Raises
         ------
@@ -136,7 +137,8 @@ class Blip2:
         language = build_language_model(config.language_model)
         language.to(place, dtype or fast_dtype(place))
         encoder = build_image_encoder(config.image_encoder).to(place)
-        return cls(name, encoder, prompt.to(place).eval(), language, place)
+        prompt = prompt.to(place).eval()
+        return cls(name, fingerprint(folder), encoder, prompt, language, place)
 
     @torch.inference_mode()
     def visual_prompt(self, photos: Sequence[Any]) -> Tensor:  # -> [B, Q, W]
@@ -188,6 +190,13 @@ class Blip2:
         options = Decoding(**decoding)
         photos = list(photo) if isinstance(photo, list | tuple) else [photo]
         prompts = [prompt] * len(photos) if isinstance(prompt, str) else list(prompt)
+        if len(photos) != len(prompts):
+            raise UserError(
+                f"There are {len(photos)} photos and {len(prompts)} prompts; give one prompt for "
+                "all, or one for each photo."
+            )
+        if not photos:
+            return []
         texts = [self.language.prompt(instruction(text)) for text in prompts]
         answers = self.language.generate(self.visual_prompt(photos), texts, options)
         return answers if isinstance(photo, list | tuple) else answers[0]

@@ -125,6 +125,8 @@ class FrozenDecoder(nn.Module):
         super().__init__()
         self.model = model.requires_grad_(False).eval()
         self.tokenizer, self.form = tokenizer, form
+        added = tokenizer.added_tokens_decoder.values()
+        self._special = [token.content for token in added if token.special]
         self.end_token_id = tokenizer.convert_tokens_to_ids(end_token)
         self.width = model.get_input_embeddings().weight.shape[1]
         self.context = model.config.max_position_embeddings
@@ -146,11 +148,9 @@ class FrozenDecoder(nn.Module):
         return self.form.text(plain, self._plain(question))
 
     def _plain(self, text: str) -> str:
-        special = [token for token in self.tokenizer.all_special_tokens if token in text]
-        while special:  # taking one out may join the halves of another
-            for token in special:
+        while found := [token for token in self._special if token in text]:
+            for token in found:  # taking one out may join the halves of another, so look again
                 text = text.replace(token, "")
-            special = [token for token in self.tokenizer.all_special_tokens if token in text]
         return text
 
     def _embed(self, ids: Sequence[int]) -> Tensor:  # [T] -> [T, W]
@@ -209,7 +209,14 @@ class FrozenDecoder(nn.Module):
         return {"inputs_embeds": embeds, "attention_mask": mask.long()}
 
     @torch.inference_mode()
-    def generate(self, visual: Tensor, texts: Sequence[str], decoding: Decoding) -> list[str]:
+    def generate(
+        self,
+        visual: Tensor,
+        texts: Sequence[str],
+        decoding: Decoding,
+        stopping_criteria: Any = None,
+        streamer: Any = None,
+    ) -> list[str]:
         """Answer prompts about photos.
 
         Parameters
@@ -220,6 +227,8 @@ class FrozenDecoder(nn.Module):
             What follows each photo, from :meth:`prompt`.
         decoding : Decoding
             How words are chosen.
+        stopping_criteria, streamer
+            As the ``generate`` of transformers takes them.
 
         Returns
         -------
@@ -229,7 +238,12 @@ class FrozenDecoder(nn.Module):
         if decoding.seed is not None:
             torch.manual_seed(decoding.seed)
         ids = self.model.generate(
-            **self._inputs(visual, texts), **decoding.arguments(), **self._ends()
+            **self._inputs(visual, texts),
+            **decoding.arguments(),
+            eos_token_id=self.end_token_id,
+            pad_token_id=self.end_token_id,
+            stopping_criteria=stopping_criteria,
+            streamer=streamer,
         )
         return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
@@ -250,9 +264,6 @@ class FrozenDecoder(nn.Module):
         """
         from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
 
-        if decoding.num_beams > 1:
-            yield from self.generate(visual, [text], decoding)
-            return
         stopped = threading.Event()
 
         class Stop(StoppingCriteria):
@@ -260,41 +271,37 @@ class FrozenDecoder(nn.Module):
                 return torch.full((len(ids),), stopped.is_set(), device=ids.device)
 
         streamer = TextIteratorStreamer(self.tokenizer, skip_special_tokens=True)
+        alone = decoding.num_beams == 1
         failures: list[BaseException] = []
 
         def work() -> None:
             try:
-                with torch.inference_mode():
-                    if decoding.seed is not None:
-                        torch.manual_seed(decoding.seed)
-                    self.model.generate(
-                        **self._inputs(visual, [text]),
-                        **decoding.arguments(),
-                        **self._ends(),
-                        streamer=streamer,
-                        stopping_criteria=StoppingCriteriaList([Stop()]),
-                    )
+                criteria = StoppingCriteriaList([Stop()])
+                shown = {"streamer": streamer} if alone else {}
+                answers = self.generate(visual, [text], decoding, criteria, **shown)
+                if not alone:
+                    streamer.on_finalized_text(answers[0], stream_end=True)
             except BaseException as error:  # handed to the reader below, which raises it
                 failures.append(error)
-                streamer.end()
+                streamer.text_queue.put(streamer.stop_signal)
 
         worker = threading.Thread(target=work, daemon=True)
         worker.start()
         try:
-            begun = False
+            begun, space = False, ""
             for piece in streamer:
-                piece = piece if begun else piece.lstrip()
-                if piece:
+                piece = space + (piece if begun else piece.lstrip())
+                kept = piece.rstrip()
+                # White space waits for the next word, so that the answer does not end in it.
+                space = piece[len(kept) :]
+                if kept:
                     begun = True
-                    yield piece
+                    yield kept
         finally:
             stopped.set()
             worker.join()
         if failures:
             raise failures[0]
-
-    def _ends(self) -> dict[str, int]:
-        return {"eos_token_id": self.end_token_id, "pad_token_id": self.end_token_id}
 
 
 def register_language_model(name: str) -> Callable:
@@ -328,10 +335,12 @@ def build_language_model(name: str) -> FrozenDecoder:
 def smollm2() -> FrozenDecoder:
     """SmolLM2-135M-Instruct, from its package, converted once."""
     from transformers import AutoTokenizer, LlamaForCausalLM
+    from transformers.utils import logging
 
     from blip2.assets import smollm2_dir
 
     folder = smollm2_dir()
+    logging.disable_progress_bar()  # it takes a fifth of a second
     model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, local_files_only=True)
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     return FrozenDecoder(model, tokenizer, CHATML, end_token="<|im_end|>")

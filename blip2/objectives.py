@@ -22,7 +22,9 @@ def similarity(image_embeds: Tensor, text_embeds: Tensor) -> Tensor:
     Tensor
         ``[I, T]``, cosines.
     """
-    return torch.einsum("iqd,td->itq", image_embeds, text_embeds).amax(-1)
+    # Autocast would round the cosines to bf16, in steps as large as what separates two photos.
+    with torch.autocast(image_embeds.device.type, enabled=False):
+        return torch.einsum("iqd,td->itq", image_embeds, text_embeds).amax(-1)
 
 
 def itc_targets(image_ids: Tensor) -> Tensor:

@@ -102,7 +102,8 @@ def clean_text(text: str, what: str, default: str | None = None) -> str:
     UserError
         If the text is empty and there is no default, or if it is too long.
     """
-    text = text.strip()
+    # Half a surrogate pair, as a broken paste has it, is no text that a tokenizer takes.
+    text = text.encode("utf-8", "replace").decode("utf-8").strip()
     if len(text) > MAX_TEXT_CHARS:
         raise UserError(
             f"The {what} has {len(text):,} characters; shorten it to at most {MAX_TEXT_CHARS:,}."

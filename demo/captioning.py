@@ -68,7 +68,7 @@ def build(models: Models, samples: list[Path]) -> None:
         """Describe a photo, following an instruction if there is one."""
         yield from stream_caption(models.blip2, photo, instruction, *options)
 
-    gr.on(
+    describing = gr.on(
         [run.click, instruction.submit],
         caption,
         [photo, instruction, *options],
@@ -86,6 +86,7 @@ def build(models: Models, samples: list[Path]) -> None:
         queue=False,
         show_progress="hidden",
         api_visibility="private",
+        cancels=[describing],  # the words still to come are about the photo before
     )
 
 

@@ -29,7 +29,7 @@ def run_recipe(
     Returns
     -------
     int
-        0 on success, 2 with one line on stderr on an error that the user can mend.
+        0 on success, 2 with one line on stderr on an error that the user can mend, 130 on Ctrl+C.
     """
     parser = argparse.ArgumentParser(
         prog=f"python -m train.{stage}",
@@ -46,4 +46,7 @@ def run_recipe(
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("error: interrupted; the same command continues.", file=sys.stderr)
+        return 130
     return 0

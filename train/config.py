@@ -83,56 +83,88 @@ class Recipe:
     seed: int = 0
 
 
+# Lowest values that make sense.
+LEAST = {
+    "views": 1, "epochs": 1, "batch_size": 2, "learning_rate": 1e-12, "warmup_steps": 0,
+    "final_learning_rate": 0, "fresh_learning_rate": 0, "weight_decay": 0, "clip_norm": 0,
+    "hardness_epochs": 0, "save_every": 1, "validate_every": 1, "log_every": 1, "keep": 1,
+    "seed": 0,
+}  # fmt: skip
+
+
 def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe and apply ``key=value`` overrides (values in YAML).
 
     Raises
     ------
     UserError
-        The file is missing or malformed, or names a setting that does not exist.
+        The file is missing or malformed, names a setting that does not exist, or gives one a
+        value that makes no sense.
     """
     import yaml
 
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
+        values = yaml.safe_load(text)
+        if not isinstance(values, dict):
+            raise UserError(f"The recipe {path} is not a mapping of settings to values; mend it.")
         for override in overrides:
             key, sign, value = override.partition("=")
             if not sign:
                 raise UserError(f"The override {override!r} has no '='; write key=value.")
             values[key] = yaml.safe_load(value) if value else ""
     except OSError as error:
-        raise UserError(f"The recipe {path} can't be read ({error.strerror}).") from error
+        raise UserError(
+            f"The recipe {path} can't be read ({error.strerror}); check the path."
+        ) from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"The recipe {path} is not a text file; name a YAML file.") from error
     except yaml.YAMLError as error:
-        raise UserError(f"The recipe {path} or an override is not YAML: {error}.") from error
-    if not isinstance(values, dict):
-        raise UserError(f"The recipe {path} is not a mapping of settings to values.")
+        problem = " ".join(str(error).split())
+        raise UserError(f"The recipe {path} or an override is not YAML: {problem}.") from error
     return _checked(values, str(path))
 
 
 def _checked(values: dict[str, Any], source: str) -> Recipe:
     kinds = {f.name: f.type for f in fields(Recipe)}
-    unknown = sorted(set(values) - set(kinds))
+    unknown = sorted(str(name) for name in set(values) - set(kinds))
     if unknown:
         raise UserError(
             f"{source} has the unknown setting {', '.join(unknown)}; see train/config.py."
         )
+    if values.get("precision") is False:
+        values["precision"] = "no"  # YAML reads a bare `no` as a truth value
     missing = [name for name in ("preset", "data") if not values.get(name)]
     if missing:
         raise UserError(f"{source} lacks {', '.join(missing)}; give it there or as key=value.")
-    if values.get("precision") is False:
-        values["precision"] = "no"  # YAML reads a bare `no` as a truth value
-    if values.get("precision", "no") not in PRECISIONS:
+    converted = {
+        name: _converted(name, kinds[name], value, source) for name, value in values.items()
+    }
+    if converted.get("precision", "no") not in PRECISIONS:
         raise UserError(f"{source}: precision must be one of {', '.join(PRECISIONS)}.")
-    converted = {}
-    for name, value in values.items():
-        try:
-            if kinds[name].startswith("tuple"):
-                value = tuple(value)
-            elif kinds[name] == "float":
-                value = float(value)  # YAML reads 1e-4 as text
-            elif kinds[name] == "int":
-                value = int(value)
-        except (TypeError, ValueError) as error:
-            raise UserError(f"{source}: {name} can't be {value!r}.") from error
-        converted[name] = value
     return replace(Recipe(preset="", data=""), **converted)
+
+
+def _converted(name: str, kind: str, value: Any, source: str) -> Any:
+    """A YAML value as the type of its setting, within its limits."""
+    try:
+        if kind == "tuple[float, float]":
+            first, second = value
+            value = (float(first), float(second))
+        elif kind == "tuple[str, ...]":
+            value = (value,) if isinstance(value, str) and value else tuple(value)
+            if not all(isinstance(entry, str) for entry in value):
+                raise ValueError("not texts")
+        elif kind == "float":
+            value = float(value)  # YAML reads 1e-4 as text
+        elif kind == "int":
+            if float(value) != int(value):
+                raise ValueError("not whole")
+            value = int(value)
+        elif not isinstance(value, str):
+            raise ValueError("not a text")
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{source}: {name} can't be {value!r}; see train/config.py.") from error
+    if name in LEAST and not value >= LEAST[name]:
+        raise UserError(f"{source}: {name} is {value}; choose at least {LEAST[name]:g}.")
+    return value

@@ -119,6 +119,7 @@ def evaluate_captions(model: Any, samples: list[Sample], args: argparse.Namespac
         "settings", "tokeniser", "metrics", "note" and "photos" with each caption, its references
         and its CIDEr.
     """
+    from blip2.generation import DEFAULT_INSTRUCTION
     from train.metrics import score_captions
     from train.scoring import batches, progress
 
@@ -142,7 +143,11 @@ def evaluate_captions(model: Any, samples: list[Sample], args: argparse.Namespac
     seconds = time.monotonic() - started
     scores = score_captions(captions, [s.captions for s in samples], meteor=args.meteor)
     return {
-        "settings": {"prompt": args.prompt, **decoding, "batch_size": batch_size},
+        "settings": {
+            "prompt": args.prompt or DEFAULT_INSTRUCTION,
+            **decoding,
+            "batch_size": batch_size,
+        },
         "counts": {
             "photos": len(samples),
             "references": sum(len(sample.captions) for sample in samples),

@@ -2,7 +2,7 @@
 
 The encoder never changes, so its features of a photo don't either. Several *views* of each photo
 are kept: view 0 is the whole photo as at inference, each further view a random resized crop with
-a random flip, drawn from a seed. Training draws one view a step.
+a random flip, drawn from the photo's name and the view's number. Training draws one view a step.
 """
 
 from __future__ import annotations
@@ -17,9 +17,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock
 from tqdm import tqdm
 
-from blip2.processing import open_photo
+from blip2.devices import fast_dtype
+from blip2.errors import UserError
+from blip2.processing import PhotoError, open_photo
 from blip2.vision import build_image_encoder
 
 
@@ -67,18 +70,19 @@ class FeatureCache:
 
     def _view(self, view: int) -> np.ndarray:  # [P, N, C]
         path = self.path.with_suffix(f".view{view}.npy")
-        if not path.exists():
-            self._compute(view, path)
+        with FileLock(f"{path}.lock"):  # two runs may share a cache
+            if not path.exists():
+                self._compute(view, path)
         return np.load(path, mmap_mode="r")
 
     def _compute(self, view: int, path: Path) -> None:
         encoder = build_image_encoder(self.encoder)
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        encoder.to(device, torch.bfloat16)
+        encoder.to(device, fast_dtype(torch.device(device)))
         shape = (len(self.images), encoder.num_tokens, encoder.width)
         partial = path.with_suffix(".partial")
-        done = _progress(partial)
-        mode = "r+" if done and partial.exists() else "w+"
+        done = _progress(partial) if partial.exists() else 0
+        mode = "r+" if done else "w+"
         out = np.lib.format.open_memmap(partial, mode=mode, dtype=np.float16, shape=shape)
         starts = range(done, len(self.images), self.batch_size)
         for start in tqdm(starts, desc=f"features, view {view}", unit="batch"):
@@ -88,14 +92,20 @@ class FeatureCache:
             out[rows.start : rows.stop] = features.float().cpu().numpy()
             if (start // self.batch_size) % 20 == 19:
                 out.flush()
-                partial.with_suffix(".json").write_text(json.dumps({"done": rows.stop}))
+                record = partial.with_suffix(".json")
+                aside = record.with_suffix(".tmp")
+                aside.write_text(json.dumps({"done": rows.stop}))
+                aside.replace(record)
         out.flush()
         del out
         os.replace(partial, path)
         partial.with_suffix(".json").unlink(missing_ok=True)
 
     def _pixels(self, encoder: torch.nn.Module, view: int, row: int) -> torch.Tensor:
-        image = open_photo(io.BytesIO(self.images[row]))
+        try:
+            image = open_photo(io.BytesIO(self.images[row]))
+        except PhotoError as error:
+            raise UserError(f"Photo {self.image_ids[row]} can't be used: {error}") from error
         if view == 0:
             return encoder.transform(image)
         return encoder.train_transform(image, random.Random(f"{self.image_ids[row]}/{view}"))

@@ -44,9 +44,12 @@ def build_accelerator(recipe: Recipe) -> Any:
     Raises
     ------
     UserError
-        Several processes were started.
+        Several processes were started, or fp16 is asked for without a GPU.
     """
     from accelerate import Accelerator
+
+    if recipe.precision == "fp16" and not torch.cuda.is_available():
+        raise UserError("precision=fp16 needs a GPU; choose bf16 or no.")
 
     accelerator = Accelerator(
         mixed_precision=recipe.precision,
@@ -145,6 +148,7 @@ def train(
                 f"Stopped after step {done} of {total_steps}, which is saved in {recipe.output}; "
                 "the same command continues."
             )
+    stop.restore()
     accelerator.end_training()
     return model.eval()
 
@@ -268,8 +272,8 @@ def _check(losses: Losses, step: int) -> None:
     for name, loss in losses.items():
         if not torch.isfinite(loss):
             raise NotANumber(
-                f"The {name} loss is {float(loss)} at step {step}; lower the learning rate or "
-                "train with precision=no from the last checkpoint."
+                f"The {name} loss is {float(loss)} at step {step}; start again into another output "
+                "with a lower learning rate or precision=no."
             )
 
 
@@ -278,12 +282,23 @@ def _line(step: int, figures: dict[str, float]) -> str:
 
 
 class _StopSignal:
-    """Remembers SIGTERM and SIGINT, so that the running step is finished and saved."""
+    """Remembers SIGTERM and SIGINT, so that the running step is finished and saved.
+
+    A second signal acts at once, as it did before the run.
+    """
 
     def __init__(self) -> None:
         self.asked = False
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._remember)
+        self._before = {
+            number: signal.signal(number, self._remember)
+            for number in (signal.SIGTERM, signal.SIGINT)
+        }
 
     def _remember(self, number: int, frame: Any) -> None:
         self.asked = True
+        self.restore()
+
+    def restore(self) -> None:
+        """Give the signals back to whoever had them."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)

@@ -10,6 +10,8 @@ from torch import nn
 
 from train.config import Recipe
 
+EVERYTHING = ("",)  # no parameter was started by a checkpoint
+
 
 def build_optimizer(
     model: nn.Module, recipe: Recipe, fresh: Iterable[str] = ()
@@ -23,8 +25,8 @@ def build_optimizer(
     recipe : Recipe
         Learning rates, betas, weight decay.
     fresh : iterable of str
-        Names (or beginnings of names, or parts between dots) of parameters that no checkpoint
-        started; they get ``fresh_learning_rate``.
+        Modules or parameters (one or more parts of a dotted name) that no checkpoint started;
+        they get ``fresh_learning_rate``.
 
     Returns
     -------
@@ -36,7 +38,7 @@ def build_optimizer(
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        is_fresh = any(part in f".{name}." for part in (f".{key}." for key in fresh))
+        is_fresh = any(not key or f".{key}." in f".{name}." for key in fresh)
         groups.setdefault((is_fresh, parameter.ndim > 1), []).append(parameter)
     fresh_rate = recipe.fresh_learning_rate or recipe.learning_rate
     return torch.optim.AdamW(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from blip2.errors import UserError
 from train.command import run_recipe
@@ -31,7 +32,7 @@ def run(recipe: Recipe) -> None:
     from blip2.tokenization import TextTokenizer
     from train.data import CaptionedPhotos
     from train.loop import train
-    from train.optim import build_optimizer
+    from train.optim import EVERYTHING, build_optimizer
 
     if recipe.preset not in PRESETS or PRESETS[recipe.preset].stage != 1:
         raise UserError(f"The preset {recipe.preset!r} is not of stage 1; choose mini-itm.")
@@ -65,7 +66,7 @@ def run(recipe: Recipe) -> None:
     if recipe.dev_data:
         dev = CaptionedPhotos(recipe.dev_data, config.image_encoder, recipe.cache)
         validate = Stage1Validation(dev, tokenizer)
-    optimizer = build_optimizer(model, recipe, FRESH if recipe.start else ())
+    optimizer = build_optimizer(model, recipe, FRESH if recipe.start else EVERYTHING)
     model = train(recipe, model, optimizer, recipe.epochs * per_epoch, losses_at, validate)
     folder = f"{recipe.output}/model"
     save_checkpoint(model, config, folder)
@@ -73,17 +74,15 @@ def run(recipe: Recipe) -> None:
     print(f"the finished model is in {folder}")
 
 
-def bert_folder(start: str):
+def bert_folder(start: str) -> Path:
     """Folder of the BERT that gives the word pieces and, if asked for, the start."""
-    from pathlib import Path
-
     from blip2.assets import minilm_dir
 
     return minilm_dir() if start in ("", "minilm") else Path(start)
 
 
 class Stage1Validation:
-    """Recall of ITC and accuracy and loss of ITM on hard pairs of a dev set.
+    """Recall of ITC and accuracy of ITM on hard pairs of a dev set.
 
     Parameters
     ----------
@@ -97,7 +96,7 @@ class Stage1Validation:
         self.photos, self.tokenizer = photos, tokenizer
 
     def __call__(self, model, device) -> dict[str, float]:
-        """Measure; the first caption of each photo stands for its texts."""
+        """Measure, with one caption of each photo standing for its texts."""
         import numpy as np
         import torch
 
@@ -121,12 +120,13 @@ class Stage1Validation:
         right = torch.arange(len(sim), device=device)
 
         def recall(scores, k):
-            return float((scores.topk(k, 1).indices == right[:, None]).any(1).float().mean())
+            best = scores.topk(min(k, len(scores)), dim=1).indices
+            return float((best == right[:, None]).any(1).float().mean())
 
         figures = {"tr1": recall(sim, 1), "ir1": recall(sim.T, 1), "ir10": recall(sim.T, 10)}
         itm = [self._match(model, s, ids, mask, e, t) for s, (ids, mask), e, t in
                zip(states, pieces, image, text, strict=True)]  # fmt: skip
-        figures["itm_auc"] = float(np.mean(itm))
+        figures["itm_hard"] = float(np.mean(itm))
         figures["temperature"] = float(model.temperature)
         return figures
 

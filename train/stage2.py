@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from blip2.errors import UserError
 from train.command import run_recipe
 from train.config import Recipe
+
+if TYPE_CHECKING:
+    from blip2.generation import VisualPrompt
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,11 +28,12 @@ def run(recipe: Recipe) -> None:
 
     from blip2.checkpoints import save_checkpoint
     from blip2.config import PRESETS
+    from blip2.devices import fast_dtype
     from blip2.generation import Stage2, VisualPrompt
     from blip2.language import build_language_model
     from train.data import CaptionedPhotos
     from train.loop import train
-    from train.optim import build_optimizer
+    from train.optim import EVERYTHING, build_optimizer
 
     if recipe.preset not in PRESETS or PRESETS[recipe.preset].stage != 2:
         raise UserError(f"The preset {recipe.preset!r} is not of stage 2; choose mini.")
@@ -37,14 +42,18 @@ def run(recipe: Recipe) -> None:
     config = PRESETS[recipe.preset]
     torch.manual_seed(recipe.seed)
     prompt = VisualPrompt(config)
+    fresh = EVERYTHING
     if recipe.start == "minilm":
-        prompt = without_stage1(prompt)
+        without_stage1(prompt)
+        fresh = ("image_reader", "cross_attention", "query_tokens", "projection")
     elif recipe.start:
         start_from_stage1(prompt, recipe.start)
+        fresh = ("projection",)
     language = build_language_model(config.language_model)
     if not torch.cuda.is_available():
         # In bf16 on a CPU the fused attention's backward pass is slower than the plain one.
         language.model.set_attn_implementation("eager")
+        language.to(fast_dtype(torch.device("cpu")))
     model = Stage2(prompt, language)
     photos = CaptionedPhotos(
         recipe.data, config.image_encoder, recipe.cache, recipe.views, recipe.seed
@@ -60,7 +69,7 @@ def run(recipe: Recipe) -> None:
     if recipe.dev_data:
         dev = CaptionedPhotos(recipe.dev_data, config.image_encoder, recipe.cache)
         validate = Stage2Validation(dev, recipe.prompts[0])
-    optimizer = build_optimizer(model, recipe, ("prompt.projection",) if recipe.start else ())
+    optimizer = build_optimizer(model, recipe, fresh)
     total = recipe.epochs * photos.steps_per_epoch(recipe.batch_size)
     train(recipe, model, optimizer, total, losses_at, validate)
     folder = f"{recipe.output}/model"
@@ -68,7 +77,7 @@ def run(recipe: Recipe) -> None:
     print(f"the finished model is in {folder}")
 
 
-def without_stage1(prompt):
+def without_stage1(prompt: VisualPrompt) -> None:
     """Start from the BERT that stage 1 would have started from (the ablation of figure 5)."""
     from blip2.assets import minilm_dir
     from blip2.checkpoints import read_tensors, start_from_bert
@@ -78,10 +87,9 @@ def without_stage1(prompt):
     start_from_bert(qformer, read_tensors(minilm_dir()))
     own = prompt.qformer.state_dict()
     prompt.qformer.load_state_dict({n: v for n, v in qformer.state_dict().items() if n in own})
-    return prompt
 
 
-def start_from_stage1(prompt, folder: str) -> None:
+def start_from_stage1(prompt: VisualPrompt, folder: str) -> None:
     """Copy what stages 1 and 2 share; the text branch and the heads of stage 1 fall away.
 
     Raises
@@ -117,7 +125,7 @@ class Stage2Validation:
         self.photos, self.instruction = photos, instruction
 
     def __call__(self, model, device) -> dict[str, float]:
-        """Measure on the first caption of each photo."""
+        """Measure on one caption of each photo."""
         import numpy as np
         from tqdm import tqdm
 

@@ -14,7 +14,8 @@ PHOTOS = {path.stem: path for path in sample_photos()}
 
 @pytest.fixture(scope="module")
 def mini():
-    return Blip2.from_pretrained("mini", device="cpu")
+    # In fp32: rounding to bf16 depends on the size of a batch.
+    return Blip2.from_pretrained("mini", device="cpu", dtype=torch.float32)
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +24,7 @@ def retriever():
 
 
 def test_captions_name_what_is_there(mini):
-    assert re.search(r"\b(woman|girl|man|person|lady)\b", mini.caption(PHOTOS["astronaut"]))
+    assert re.search(r"\b(woman|girl|man|boy|person|lady)\b", mini.caption(PHOTOS["astronaut"]))
     assert re.search(r"\b(bike|motorcycle|motorbike|bicycle)\b",
                      mini.caption(PHOTOS["motorcycle_left"], num_beams=5))  # fmt: skip
 
@@ -62,8 +63,12 @@ def test_words_find_their_photo(retriever, text, stem):
     scores = torch.einsum("iqd,d->iq", image, retriever.embed_texts([text])[0]).amax(-1)
     order = [list(PHOTOS)[i] for i in scores.argsort(descending=True)]
     assert stem in order[:2]
-    match = retriever.match([PHOTOS[stem], PHOTOS["coffee"]], [text] * 2)
-    assert match[0] > match[1]
+
+
+def test_matching_tells_photos_apart(retriever):
+    photos = [PHOTOS["motorcycle_left"], PHOTOS["coffee"], PHOTOS["rocket"]]
+    match = retriever.match(photos, ["A red motorcycle"] * 3)
+    assert match.argmax() == 0 and ((match > 0) & (match < 1)).all()
 
 
 def test_the_other_stage_is_refused_with_a_hint():
