@@ -53,6 +53,9 @@ class Recipe:
         ``"bf16"``, ``"fp16"`` or ``"no"``.
     prompts : tuple of str
         Stage 2: instructions, one drawn for each photo.
+    match_scale : bool
+        Stage 2: start the projection so that visual tokens are as large as the language model's
+        own embeddings, instead of several times larger.
     seed : int
         Decides order, captions, views and dropout.
     """
@@ -80,6 +83,7 @@ class Recipe:
     keep: int = 2
     precision: str = "bf16"
     prompts: tuple[str, ...] = ()
+    match_scale: bool = False
     seed: int = 0
 
 
@@ -161,8 +165,8 @@ def _converted(name: str, kind: str, value: Any, source: str) -> Any:
             if float(value) != int(value):
                 raise ValueError("not whole")
             value = int(value)
-        elif not isinstance(value, str):
-            raise ValueError("not a text")
+        elif not isinstance(value, bool if kind == "bool" else str):
+            raise ValueError(f"not of type {kind}")
     except (TypeError, ValueError) as error:
         raise UserError(f"{source}: {name} can't be {value!r}; see train/config.py.") from error
     if name in LEAST and not value >= LEAST[name]:

@@ -15,6 +15,7 @@ from train.config import Recipe
 
 if TYPE_CHECKING:
     from blip2.generation import VisualPrompt
+    from blip2.language import FrozenDecoder
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,6 +55,8 @@ def run(recipe: Recipe) -> None:
         # In bf16 on a CPU the fused attention's backward pass is slower than the plain one.
         language.model.set_attn_implementation("eager")
         language.to(fast_dtype(torch.device("cpu")))
+    if recipe.match_scale:
+        match_scale(prompt, language)
     model = Stage2(prompt, language)
     photos = CaptionedPhotos(
         recipe.data, config.image_encoder, recipe.cache, recipe.views, recipe.seed
@@ -75,6 +78,20 @@ def run(recipe: Recipe) -> None:
     folder = f"{recipe.output}/model"
     save_checkpoint(prompt, config, folder)
     print(f"the finished model is in {folder}")
+
+
+def match_scale(prompt: VisualPrompt, language: FrozenDecoder) -> None:
+    """Give fresh visual tokens the standard deviation of the language model's embeddings.
+
+    The queries come out of a LayerNorm, so an output of the projection is as large as its
+    weights times the root of the Q-Former's width.
+    """
+    import torch
+
+    deviation = float(language.model.get_input_embeddings().weight.float().std())
+    width = prompt.config.qformer.hidden_size
+    torch.nn.init.normal_(prompt.projection.weight, std=deviation / width**0.5)
+    torch.nn.init.zeros_(prompt.projection.bias)
 
 
 def without_stage1(prompt: VisualPrompt) -> None:

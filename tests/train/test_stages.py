@@ -12,6 +12,7 @@ from torch import nn
 from blip2 import Blip2, Blip2Retriever
 from blip2.checkpoints import read_tensors
 from blip2.config import PRESETS
+from blip2.generation import VisualPrompt
 from blip2.language import LANGUAGE_MODELS
 from blip2.vision import IMAGE_ENCODERS, ImageEncoder
 from tests.tiny import QFORMER, STAGE1, STAGE2, language_model, text_tokenizer
@@ -96,7 +97,12 @@ def trained(folder):
     first = [str(folder / "tiny-itm.yaml"), f"start={folder}/bert", f"output={folder}/one"]
     assert stage1.main([*first, "epochs=300", *common]) == 0
     second = [str(folder / "tiny.yaml"), f"start={folder}/one/model", f"output={folder}/two"]
-    assert stage2.main([*second, "epochs=4", "prompts=[describe this photo]", *common]) == 0
+    assert (
+        stage2.main(
+            [*second, "epochs=4", "match_scale=true", "prompts=[describe this photo]", *common]
+        )
+        == 0
+    )
     return folder
 
 
@@ -116,11 +122,9 @@ def test_stage_1_learns_what_the_captions_say(trained):
     assert retriever.embed_images([]).shape == (0, 4, 16)
 
 
-def test_stage_2_starts_from_stage_1(trained, monkeypatch):
+def test_stage_2_starts_from_stage_1(trained):
     """Without a step of training, what both stages share is equal, tensor by tensor."""
     torch.manual_seed(0)
-    from blip2.generation import VisualPrompt
-
     prompt = VisualPrompt(PRESETS["tiny"])
     stage2.start_from_stage1(prompt, str(trained / "one" / "model"))
     saved = read_tensors(trained / "one" / "model")
@@ -128,6 +132,16 @@ def test_stage_2_starts_from_stage_1(trained, monkeypatch):
     shared = [name for name in own if not name.startswith("projection.")]
     assert len(shared) > 60
     assert all(torch.equal(own[name], saved[name].float()) for name in shared)
+
+
+def test_matched_scale_makes_visual_tokens_as_large_as_words():
+    torch.manual_seed(0)
+    prompt, language = VisualPrompt(PRESETS["tiny"]), language_model()
+    stage2.match_scale(prompt, language)
+    with torch.no_grad():
+        visual = prompt(torch.randn(200, 9, 24))
+    words = language.model.get_input_embeddings().weight
+    assert float(visual.std()) == pytest.approx(float(words.std()), rel=0.2)
 
 
 def test_stage_2_writes_a_model_that_answers(trained):
