@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,6 +17,33 @@ from blip2.qformer import ImageStates
 from blip2.representation import Representation
 from blip2.tokenization import TextTokenizer
 from blip2.vision import ImageEncoder, build_image_encoder
+
+
+def joint_score(similarity: np.ndarray, match: np.ndarray, temperature: float) -> np.ndarray:
+    """Rank candidates by what ITC and ITM know together.
+
+    ITM learns from negatives that are drawn in proportion to ``exp(similarity / temperature)``,
+    so its log-odds say only what the similarity does not already say (as in noise-contrastive
+    estimation); the sum of both orders the candidates. The official evaluation, too, adds the
+    similarity to the matching score, with another weight.
+
+    Parameters
+    ----------
+    similarity : ndarray
+        Cosines of candidates, any shape.
+    match : ndarray
+        Their probabilities from ITM, of the same shape.
+    temperature : float
+        ITC's.
+
+    Returns
+    -------
+    ndarray
+        Of the same shape; higher is better. Means nothing on its own.
+    """
+    # fp32 probabilities come no nearer to 0 and 1 than this; log-odds shall stay finite.
+    sure = np.clip(np.asarray(match, dtype=np.float64), 1e-9, 1 - 1e-9)
+    return np.log(sure / (1 - sure)) + np.asarray(similarity, dtype=np.float64) / temperature
 
 
 class Blip2Retriever:
@@ -51,6 +79,7 @@ class Blip2Retriever:
         self.encoder, self.model, self.tokenizer = encoder, model, tokenizer
         self.num_queries = model.config.qformer.num_queries
         self.dim = model.config.embed_dim
+        self.temperature = float(model.temperature)
 
     @classmethod
     def from_pretrained(

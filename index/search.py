@@ -193,8 +193,8 @@ class PhotoIndex:
         k : int
             Photos wanted.
         rerank : int
-            So many of the best photos are ranked anew by the probability of ITM, which looks at
-            photo and text together; 0 for none.
+            So many of the best photos are ranked anew by the joint score of similarity and ITM,
+            which looks at photo and text together; 0 for none.
 
         Returns
         -------
@@ -296,14 +296,21 @@ class PhotoIndex:
                 )
 
     def _rerank(self, hits: list[Hit], text: str) -> list[Hit]:
-        """Order hits by ITM; those whose photo cannot be opened keep their order at the end."""
+        """Order hits by ITC and ITM; those that cannot be opened keep their order at the end."""
+        from blip2.retrieval import joint_score
+
         there = [hit for hit in hits if not hit.missing]
         matched = []
         for start in range(0, len(there), BATCH_SIZE):
             matched += self._match(there[start : start + BATCH_SIZE], text)
         gone = [hit for hit in hits if hit.missing] + [hit for hit in matched if hit.missing]
         found = [hit for hit in matched if not hit.missing]
-        return sorted(found, key=lambda hit: -hit.match) + sorted(gone, key=lambda hit: -hit.score)
+        temperature = self._need_retriever().temperature
+
+        def joint(hit: Hit) -> float:
+            return float(joint_score(hit.score, hit.match, temperature))
+
+        return sorted(found, key=joint, reverse=True) + sorted(gone, key=lambda hit: -hit.score)
 
     def _match(self, hits: list[Hit], text: str) -> list[Hit]:
         from blip2.processing import PhotoError

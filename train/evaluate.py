@@ -172,11 +172,12 @@ def evaluate_retrieval(retriever: Any, samples: list[Sample], args: argparse.Nam
     dict
         "settings", "counts" and "metrics": "itc" from embeddings alone; with ``k_test``, "itm"
         with the candidates in the order of the match score alone and "itm+itc" in the order of
-        its log-odds plus ``itc_weight`` times the cosine (the official evaluation adds the two).
+        its log-odds plus ``itc_weight`` times the cosine, see :func:`joint_score`.
         With ``texts_limit``, "itc_subset" is the first stage asked by the same texts.
     """
     import numpy as np
 
+    from blip2.retrieval import joint_score
     from train.metrics import match_candidates, recalls, reranked_recalls
     from train.scoring import itc_scores, match_pairs
 
@@ -184,6 +185,7 @@ def evaluate_retrieval(retriever: Any, samples: list[Sample], args: argparse.Nam
     owned = [len(s.captions[: args.captions_per_photo]) for s in samples]
     photo_of_text = np.repeat(np.arange(len(samples)), owned)  # [T]
     batch_size = args.batch_size or 64
+    itc_weight = 1 / retriever.temperature if args.itc_weight is None else args.itc_weight
     scores = itc_scores(retriever, samples, texts, batch_size)  # [T, P]
 
     subset = None
@@ -201,16 +203,14 @@ def evaluate_retrieval(retriever: Any, samples: list[Sample], args: argparse.Nam
             return match_pairs(retriever, samples, texts, pairs, batch_size)
 
         matched = match_candidates(scores, match, args.k_test, subset)
-        # Float32 probabilities come no nearer to 0 and 1 than this; log-odds shall stay finite.
-        sure = np.clip(matched, 1e-9, 1 - 1e-9)
-        fused = np.log(sure / (1 - sure)) + args.itc_weight * scores
+        fused = joint_score(scores, matched, 1 / itc_weight if itc_weight else np.inf)
         for name, order in (("itm", matched), ("itm+itc", fused)):
             metrics[name] = reranked_recalls(scores, order, photo_of_text, args.k_test, subset)
     return {
         "settings": {
             "captions_per_photo": args.captions_per_photo,
             "k_test": args.k_test,
-            "itc_weight": args.itc_weight,
+            "itc_weight": itc_weight,
             "batch_size": batch_size,
         },
         "counts": {
@@ -274,7 +274,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--k-test", type=_count, default=64, metavar="N", help="re-ranked a query; 0: none")
     add("--captions-per-photo", type=_positive, default=5, metavar="N", help="default 5")
     add("--texts-limit", type=_positive, metavar="N", help="re-rank for N evenly spaced texts")
-    add("--itc-weight", type=float, default=1.0, metavar="X", help="of the cosine in itm+itc")
+    add("--itc-weight", type=float, metavar="X", help="of the cosine in itm+itc: 1/temperature")
     return parser
 
 

@@ -56,6 +56,10 @@ def tiny(tmp_path) -> Blip2Retriever:
     )
 
 
+def sorted_by(values, key):
+    return values[key.argsort(descending=True)].tolist()
+
+
 def test_search_ranks_as_the_model_does(tiny, tmp_path):
     rng = np.random.default_rng(0)
     (tmp_path / "photos").mkdir()
@@ -75,7 +79,9 @@ def test_search_ranks_as_the_model_does(tiny, tmp_path):
     first = [paths[i] for i in order[:6]]
     match = tiny.match(first, [text] * 6)
     hits = index.search(text, k=8, rerank=6)
-    assert [hit.path for hit in hits[:6]] == [first[i] for i in match.argsort(descending=True)]
+    joint = (match / (1 - match)).log() + similarity[order[:6]] / tiny.temperature
+    assert [hit.path for hit in hits[:6]] == [first[i] for i in joint.argsort(descending=True)]
+    assert [hit.match for hit in hits[:6]] == pytest.approx(sorted_by(match, joint), abs=1e-5)
     assert [hit.path for hit in hits[6:]] == [paths[i] for i in order[6:8]]
     (tmp_path / "photos" / hits[0].path.name).unlink()
     again = index.search(text, k=8, rerank=6)
