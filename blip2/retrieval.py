@@ -79,7 +79,7 @@ class Blip2Retriever:
         self.encoder, self.model, self.tokenizer = encoder, model, tokenizer
         self.num_queries = model.config.qformer.num_queries
         self.dim = model.config.embed_dim
-        self.temperature = float(model.temperature)
+        self.temperature = float(model.temperature.detach())
 
     @classmethod
     def from_pretrained(

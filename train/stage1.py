@@ -127,7 +127,7 @@ class Stage1Validation:
         itm = [self._match(model, s, ids, mask, e, t) for s, (ids, mask), e, t in
                zip(states, pieces, image, text, strict=True)]  # fmt: skip
         figures["itm_hard"] = float(np.mean(itm))
-        figures["temperature"] = float(model.temperature)
+        figures["temperature"] = float(model.temperature.detach())
         return figures
 
     def _match(self, model, states, ids, mask, image, text) -> float:
