@@ -26,8 +26,23 @@ class ImageReader(nn.Module):
             self.positions = nn.Parameter(torch.empty(config.image_positions, width))
             nn.init.normal_(self.positions, std=config.qformer.initializer_range)
 
-    def forward(self, features: Tensor) -> Tensor:  # [B, N, C]
-        """Normalise in fp32 whatever the precision of the features."""
+    def forward(self, features: Tensor, kept: Tensor | None = None) -> Tensor:
+        """Normalise in fp32 whatever the precision of the features, and tell positions apart.
+
+        Parameters
+        ----------
+        features : Tensor
+            ``[B, N, C]`` frozen image features.
+        kept : Tensor, optional
+            ``[B, K]``, which of the ``N`` to read; default all.
+
+        Returns
+        -------
+        Tensor
+            ``[B, N, C]`` or ``[B, K, C]``.
+        """
+        if kept is not None:
+            features = features.gather(1, kept[..., None].expand(-1, -1, features.shape[-1]))
         with torch.autocast(features.device.type, enabled=False):
             out = F.layer_norm(
                 features.float(),
@@ -37,7 +52,7 @@ class ImageReader(nn.Module):
                 self.norm.eps,
             )
         if self.positions is not None:
-            out = out + self.positions
+            out = out + (self.positions if kept is None else self.positions[kept])
         return out.to(self.norm.weight.dtype)
 
 
@@ -75,9 +90,12 @@ class Representation(nn.Module):
         """The piece ``[DEC]`` that opens a text to be generated: the last of the vocabulary."""
         return self.config.qformer.vocab_size - 1
 
-    def image_states(self, features: Tensor) -> ImageStates:  # [B, N, C]
-        """Cross-attention keys and values of photos, shared by all passes."""
-        return self.qformer.image_states(self.image_reader(features))
+    def image_states(self, features: Tensor, kept: Tensor | None = None) -> ImageStates:
+        """Cross-attention keys and values of photos, shared by all passes.
+
+        Parameters are those of :meth:`ImageReader.forward`.
+        """
+        return self.qformer.image_states(self.image_reader(features, kept))
 
     def project_queries(self, queries: Tensor) -> Tensor:  # [B, Q, D] -> [B, Q, d]
         """Embeddings of photos, unit length."""
@@ -105,6 +123,7 @@ class Representation(nn.Module):
         mask: Tensor,
         image_ids: Tensor,
         hardness: float = 1.0,
+        kept: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Compute the three losses of a batch of pairs.
 
@@ -118,13 +137,15 @@ class Representation(nn.Module):
             ``[B]`` integers; pairs of one photo share theirs.
         hardness : float
             Of ITM's negatives, see :func:`blip2.objectives.hard_negatives`.
+        kept : Tensor, optional
+            ``[B, K]``, which of a photo's ``N`` features are read; default all.
 
         Returns
         -------
         dict
             Scalars ``itc``, ``itm``, ``itg``; their sum is the stage's loss (equal weights).
         """
-        image = self.image_states(features)
+        image = self.image_states(features, kept)
         encoded = self.qformer.encode_image(image)
         image_embeds = self.project_queries(encoded.queries)
         text_embeds = self.embed_texts(ids, mask)

@@ -27,8 +27,9 @@ class Recipe:
     cache : str
         Folder of cached image features.
     start : str
-        Stage 1: folder of a BERT, ``"minilm"`` for the packaged one. Stage 2: a stage-1
-        checkpoint, or ``"minilm"`` to go without stage 1. ``""`` starts from random weights.
+        Stage 1: folder of a BERT, ``"minilm"`` for the packaged one, or a stage-1 checkpoint to
+        train on. Stage 2: a stage-1 checkpoint, or ``"minilm"`` to go without stage 1. ``""``
+        starts from random weights.
     views : int
         Cached views of each photo, see :mod:`train.features`.
     epochs, batch_size : int
@@ -45,6 +46,9 @@ class Recipe:
         Clipping is off at 0.
     hardness_epochs : float
         Stage 1: ITM's negatives go from uniform to fully hard over this many passes.
+    token_keep : float
+        Stage 1: share of a photo's features that a step reads, drawn anew each time; less than 1
+        keeps the Q-Former from learning photos by heart.
     save_every, validate_every, log_every : int
         In steps.
     keep : int
@@ -77,6 +81,7 @@ class Recipe:
     weight_decay: float = 0.05
     clip_norm: float = 1.0
     hardness_epochs: float = 0.0
+    token_keep: float = 1.0
     save_every: int = 100
     validate_every: int = 200
     log_every: int = 10
@@ -87,13 +92,14 @@ class Recipe:
     seed: int = 0
 
 
-# Lowest values that make sense.
+# Lowest and highest values that make sense.
 LEAST = {
     "views": 1, "epochs": 1, "batch_size": 2, "learning_rate": 1e-12, "warmup_steps": 0,
     "final_learning_rate": 0, "fresh_learning_rate": 0, "weight_decay": 0, "clip_norm": 0,
     "hardness_epochs": 0, "save_every": 1, "validate_every": 1, "log_every": 1, "keep": 1,
-    "seed": 0,
+    "seed": 0, "token_keep": 0.01,
 }  # fmt: skip
+MOST = {"token_keep": 1}
 
 
 def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -171,4 +177,6 @@ def _converted(name: str, kind: str, value: Any, source: str) -> Any:
         raise UserError(f"{source}: {name} can't be {value!r}; see train/config.py.") from error
     if name in LEAST and not value >= LEAST[name]:
         raise UserError(f"{source}: {name} is {value}; choose at least {LEAST[name]:g}.")
+    if name in MOST and not value <= MOST[name]:
+        raise UserError(f"{source}: {name} is {value}; choose at most {MOST[name]:g}.")
     return value

@@ -35,6 +35,21 @@ def test_every_parameter_gets_a_gradient(tmp_path):
     assert [name for name in without if not name.endswith("key.bias")] == []
 
 
+def test_kept_features_are_those_of_the_whole_photo():
+    """Reading some features gives what reading all and choosing gives: positions go with them."""
+    torch.manual_seed(0)
+    model = Representation(STAGE1)
+    photos = features(2)
+    kept = torch.tensor([[0, 2, 7], [1, 2, 8]])
+    whole = model.image_reader(photos)  # [2, 9, C]
+    chosen = torch.stack([photo[row] for photo, row in zip(whole, kept, strict=True)])
+    torch.testing.assert_close(model.image_reader(photos, kept), chosen, rtol=0, atol=0)
+    layer = model.image_states(photos, kept).layers[-1]
+    torch.testing.assert_close(
+        layer.key[1, :, 2], model.image_states(photos).layers[-1].key[1, :, 8]
+    )
+
+
 def test_overfits_eight_pairs(tmp_path):
     torch.manual_seed(0)
     model = Representation(STAGE1)

@@ -14,6 +14,7 @@ from blip2.checkpoints import read_tensors
 from blip2.config import PRESETS
 from blip2.generation import VisualPrompt
 from blip2.language import LANGUAGE_MODELS
+from blip2.representation import Representation
 from blip2.vision import IMAGE_ENCODERS, ImageEncoder
 from tests.tiny import QFORMER, STAGE1, STAGE2, language_model, text_tokenizer
 from train import evaluate, stage1, stage2
@@ -96,6 +97,8 @@ def trained(folder):
     common = [*STEPS, f"cache={folder}/cache", f"dev_data={folder}/photos.tar"]
     first = [str(folder / "tiny-itm.yaml"), f"start={folder}/bert", f"output={folder}/one"]
     assert stage1.main([*first, "epochs=300", *common]) == 0
+    more = [first[0], f"start={folder}/one/model", f"output={folder}/more", "token_keep=0.6"]
+    assert stage1.main([*more, "epochs=2", *common]) == 0
     second = [str(folder / "tiny.yaml"), f"start={folder}/one/model", f"output={folder}/two"]
     assert (
         stage2.main(
@@ -120,6 +123,32 @@ def test_stage_1_learns_what_the_captions_say(trained):
     assert (right > wrong).float().mean() > 0.9
     assert right.mean() > 2 * wrong.mean()
     assert retriever.embed_images([]).shape == (0, 4, 16)
+
+
+def test_stage_1_goes_on_from_a_checkpoint(trained):
+    """Every tensor is the checkpoint's, word pieces come from it, and training leaves it better."""
+    torch.manual_seed(7)
+    model = Representation(PRESETS["tiny-itm"])
+    folder, fresh = stage1.start_model(model, str(trained / "one" / "model"))
+    assert folder == trained / "one" / "model" and (folder / "tokenizer.json").is_file()
+    assert "cross_attention" in fresh
+    saved = read_tensors(folder)
+    assert set(saved) == set(model.state_dict())
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(value, saved[name].float(), rtol=0, atol=0)
+
+
+def test_drawn_tokens_are_distinct_and_differ_from_photo_to_photo():
+    features = torch.zeros(6, 9, 2)
+    torch.manual_seed(3)
+    kept = stage1.draw_tokens(features, 0.5)
+    assert kept.shape == (6, 4)
+    assert bool((kept.diff(dim=1) > 0).all()) and int(kept.min()) >= 0 and int(kept.max()) < 9
+    assert len({tuple(row) for row in kept.tolist()}) > 1
+    torch.manual_seed(3)
+    assert torch.equal(kept, stage1.draw_tokens(features, 0.5))
+    assert torch.equal(stage1.draw_tokens(features, 1.0), torch.arange(9).expand(6, 9))
+    assert stage1.draw_tokens(features, 0.01).shape == (6, 1)
 
 
 def test_stage_2_starts_from_stage_1(trained):
@@ -176,6 +205,7 @@ def test_the_report_of_a_trained_retriever(trained, capsys):
         (stage1, ["preset=tiny"], "preset 'tiny' is not of stage 1"),
         (stage1, ["batch_size=13"], "12 photos, fewer than one batch of 13"),
         (stage1, ["data=nowhere.tar"], "No shard is at nowhere.tar"),
+        (stage1, ["token_keep=1.5"], "token_keep is 1.5; choose at most 1"),
         (stage1, ["start=nowhere"], "No .safetensors file is in nowhere"),
         (stage2, ["preset=tiny", "prompts=[a]", "start=nowhere"], "There is no model 'nowhere'"),
         (stage2, ["preset=tiny", "start="], "has no prompts"),
