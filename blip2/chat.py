@@ -70,8 +70,9 @@ class Chat:
         """The prompt with as many of the newest turns as fit the model's context."""
         language = self.model.language
         room = language.context - self._visual.shape[1] - options.max_new_tokens - 8
-        for first in range(len(self.turns) + 1):
-            text = language.prompt(question, self.turns[first:])
+        turns = [(language.question(asked), answered) for asked, answered in self.turns]
+        for first in range(len(turns) + 1):
+            text = language.prompt(language.question(question), turns[first:])
             if len(language.token_ids(text)) <= room:
                 break
         return text

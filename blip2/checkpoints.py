@@ -6,6 +6,7 @@ Frozen parts are never stored; they are named in the configuration and built fro
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 from pathlib import Path
@@ -25,26 +26,59 @@ class CheckpointError(UserError):
 
 
 def find_checkpoint(name: str) -> Path:
-    """Folder of an embedded checkpoint (``"mini"``, ``"mini-itm"``) or of a path.
+    """Folder of an embedded checkpoint (``"mini"``, ``"mini-itm"``), of a path or from the Hub.
 
     Raises
     ------
     CheckpointError
-        There is no such folder.
+        There is no such folder, or the Hub doesn't give it.
     """
     embedded = sorted(path.name for path in EMBEDDED.glob("*") if path.is_dir())
     folder = EMBEDDED / name if name in embedded else Path(os.path.expanduser(name))
     if os.path.isfile(folder / "config.json"):
         return folder
     if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not folder.exists():
-        raise CheckpointError(
-            f"The published checkpoint {name} can't be loaded yet, and no folder has this name; "
-            f"use {' or '.join(embedded)}."
-        )
+        return fetch_from_hub(name)
     raise CheckpointError(
         f"There is no model {name!r}: it is neither embedded ({', '.join(embedded) or 'none is'}) "
         "nor a folder with config.json; correct the name."
     )
+
+
+def fetch_from_hub(name: str) -> Path:
+    """Folder of a checkpoint of the Hugging Face Hub, downloaded unless it is cached.
+
+    Raises
+    ------
+    CheckpointError
+        The Hub can't be reached, or has no such checkpoint for this user.
+    """
+    import httpx
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    wanted = ["*.json", "*.safetensors", "*.txt", "*.model"]
+    try:
+        return Path(snapshot_download(name, allow_patterns=wanted))
+    except LocalEntryNotFoundError as error:
+        problem, error_ = "the Hugging Face Hub can't be reached and it is not in the cache", error
+    except HfHubHTTPError as error:
+        problem, error_ = "the Hugging Face Hub has none of this name for you", error
+    except (OSError, httpx.HTTPError) as error:
+        problem, error_ = f"its download failed ({error})", error
+    raise CheckpointError(
+        f"The model {name} can't be loaded: {problem}; try again later, name a folder, or use the "
+        "embedded mini and mini-itm."
+    ) from error_
+
+
+def is_huggingface(folder: Path) -> bool:
+    """Whether a folder's ``config.json`` is of this layout and not of ours."""
+    try:
+        data = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False  # who reads it as ours says what is wrong
+    return isinstance(data, dict) and data.get("model_type") in ("blip-2", "blip_2")
 
 
 def read_stage(folder: Path, stage: int) -> Blip2Config:

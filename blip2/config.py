@@ -75,6 +75,11 @@ class Blip2Config:
         Word pieces of a text in stage 1, ``[CLS]`` and ``[SEP]`` included.
     language_width : int
         Embedding width of the language model, 0 in stage 1.
+    image_norm_eps : float
+        Of the LayerNorm on the image features: 1e-5 in the official code, 1e-6 in the published
+        Hugging Face checkpoints.
+    lm_head : bool
+        Whether stage 1 has the head of ITG; published Hugging Face checkpoints lack it.
     """
 
     name: str = "blip2"
@@ -86,6 +91,8 @@ class Blip2Config:
     max_text_length: int = 32
     language_model: str = ""
     language_width: int = 0
+    image_norm_eps: float = 1e-5
+    lm_head: bool = True
     qformer: QFormerConfig = field(default_factory=QFormerConfig)
 
     @classmethod
@@ -139,10 +146,11 @@ def _checked(cls: type, values: Any) -> Any:
         raise ConfigError(
             f"{cls.__name__} has no setting {', '.join(unknown)}; remove it or correct its name."
         )
-    types = {"int": int, "float": (int, float), "str": str}
+    types = {"int": int, "float": (int, float), "str": str, "bool": bool}
     for name, value in values.items():
         expected = types.get(kinds[name])
-        if expected and (not isinstance(value, expected) or isinstance(value, bool)):
+        mistaken = isinstance(value, bool) and expected is not bool  # Python counts True as 1
+        if expected and (not isinstance(value, expected) or mistaken):
             raise ConfigError(f"{name} must be of type {kinds[name]}, not {value!r}; mend it.")
         if kinds[name] == "int" and value < (0 if name in MAY_BE_ZERO else 1):
             raise ConfigError(f"{name} is {value}, which makes no sense; mend it.")

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from blip2.checkpoints import find_checkpoint, fingerprint, load_checkpoint, read_stage
+from blip2.checkpoints import (
+    find_checkpoint,
+    fingerprint,
+    is_huggingface,
+    load_checkpoint,
+    read_stage,
+)
 from blip2.config import Blip2Config
 from blip2.devices import fast_dtype, pick_device
 from blip2.errors import UserError
-from blip2.language import Decoding, FrozenDecoder, build_language_model
+from blip2.language import Decoding, FrozenLanguageModel, build_language_model
 from blip2.processing import clean_text, open_photo
 from blip2.qformer import QFormer
 from blip2.representation import ImageReader
@@ -20,8 +27,6 @@ from blip2.vision import ImageEncoder, build_image_encoder
 
 if TYPE_CHECKING:
     from blip2.chat import Chat
-
-DEFAULT_INSTRUCTION = "Describe this photo."
 
 
 class VisualPrompt(nn.Module):
@@ -53,11 +58,11 @@ class Stage2(nn.Module):
     ----------
     prompt : VisualPrompt
         Trained.
-    language : FrozenDecoder
+    language : FrozenLanguageModel
         Frozen.
     """
 
-    def __init__(self, prompt: VisualPrompt, language: FrozenDecoder) -> None:
+    def __init__(self, prompt: VisualPrompt, language: FrozenLanguageModel) -> None:
         super().__init__()
         self.prompt, self.language = prompt, language
 
@@ -79,7 +84,7 @@ class Blip2:
         Frozen.
     prompt : VisualPrompt
         Trained.
-    language : FrozenDecoder
+    language : FrozenLanguageModel
         Frozen.
     device : torch.device
         Where all of them are.
@@ -91,7 +96,7 @@ class Blip2:
         fingerprint: str,
         encoder: ImageEncoder,
         prompt: VisualPrompt,
-        language: FrozenDecoder,
+        language: FrozenLanguageModel,
         device: torch.device,
     ) -> None:
         self.name, self.fingerprint, self.device = name, fingerprint, device
@@ -104,6 +109,7 @@ class Blip2:
         *,
         device: str | None = None,
         dtype: torch.dtype | None = None,
+        device_map: str | None = None,
         quantize: str | None = None,
     ) -> Blip2:
         """Load a model with its frozen parts.
@@ -111,13 +117,18 @@ class Blip2:
         Parameters
         ----------
         name : str
-            ``"mini"``, or a folder written by :func:`blip2.checkpoints.save_checkpoint`.
+            ``"mini"``; a published checkpoint such as ``"Salesforce/blip2-opt-2.7b"``; or a
+            folder in its layout or written by :func:`blip2.checkpoints.save_checkpoint`.
         device : str, optional
             Default: the GPU where there is one.
         dtype : torch.dtype, optional
-            Precision of the language model; default bf16 where the processor computes in it.
+            Precision of the frozen parts; default bf16 where the processor computes in it. The
+            Q-Former always computes in fp32.
+        device_map : str, optional
+            ``"auto"`` spreads a published language model over what GPUs and memory there are.
         quantize : str, optional
-            ``"8bit"`` or ``"4bit"``; refused for mini, whose language model is small.
+            ``"8bit"`` or ``"4bit"``, for a published language model alone, through bitsandbytes.
+            On a CPU that saves memory and costs time. Refused for mini, which is small.
 
         Raises
         ------
@@ -125,17 +136,20 @@ class Blip2:
             The checkpoint is missing or damaged, or is of another stage.
         """
         folder = find_checkpoint(name)
-        config = read_stage(folder, 2)
-        if quantize:
-            raise UserError(
-                f"{name} is not quantised to {quantize}: its language model takes 0.3 GB as it "
-                "is, and 8-bit and 4-bit are slower; leave quantize out."
-            )
         place = pick_device(device)
+        precision = dtype or fast_dtype(place)
+        if is_huggingface(folder):
+            prompt, encoder, language = _published(folder, place, precision, device_map, quantize)
+            return cls(name, fingerprint(folder), encoder, prompt, language, place)
+        config = read_stage(folder, 2)
+        if quantize or device_map:
+            raise UserError(
+                f"{name} is neither quantised nor spread over devices: its language model takes "
+                "0.3 GB as it is, and 8-bit and 4-bit are slower; leave these options out."
+            )
         prompt = VisualPrompt(config)
         load_checkpoint(prompt, folder)
-        language = build_language_model(config.language_model)
-        language.to(place, dtype or fast_dtype(place))
+        language = build_language_model(config.language_model).to(place, precision)
         encoder = build_image_encoder(config.image_encoder).to(place)
         prompt = prompt.to(place).eval()
         return cls(name, fingerprint(folder), encoder, prompt, language, place)
@@ -197,15 +211,20 @@ class Blip2:
             )
         if not photos:
             return []
-        texts = [self.language.prompt(instruction(text)) for text in prompts]
+        texts = [self._text(prompt) for prompt in prompts]
         answers = self.language.generate(self.visual_prompt(photos), texts, options)
         return answers if isinstance(photo, list | tuple) else answers[0]
 
     def stream(self, photo: Any, prompt: str = "", **decoding: Any) -> Iterator[str]:
         """Answer a prompt about a photo piece by piece; arguments as :meth:`generate`."""
         options = Decoding(**decoding)
-        text = self.language.prompt(instruction(prompt))
+        text = self._text(prompt)
         return self.language.stream(self.visual_prompt([photo]), text, options)
+
+    def _text(self, prompt: str) -> str:
+        """What follows the photo; an empty prompt asks for a caption."""
+        asked = clean_text(prompt, "instruction", default=self.language.form.caption)
+        return self.language.prompt(asked)
 
     def chat(self, photo: Any) -> Chat:
         """Begin a conversation about a photo."""
@@ -214,6 +233,21 @@ class Blip2:
         return Chat(self, photo)
 
 
-def instruction(text: str) -> str:
-    """Clean an instruction; an empty one asks for a description."""
-    return clean_text(text, "instruction", default=DEFAULT_INSTRUCTION)
+def _published(
+    folder: Path,
+    place: torch.device,
+    dtype: torch.dtype,
+    device_map: str | None,
+    quantize: str | None,
+) -> tuple[VisualPrompt, ImageEncoder, FrozenLanguageModel]:
+    """The three parts of a generator in Hugging Face's layout."""
+    from blip2.huggingface import Published, quantization
+
+    source = Published(folder, stage=2)
+    prompt = source.build(VisualPrompt, place)
+    encoder = source.image_encoder(dtype).to(place)
+    placement = quantization(quantize, dtype)
+    # Quantised weights can't be moved afterwards, so they are placed while they are loaded.
+    placement["device_map"] = device_map or {"": place}
+    language = source.language_model(dtype, **placement)
+    return prompt, encoder, language

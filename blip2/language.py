@@ -8,14 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blip2.errors import UserError
+from blip2.prompts import PromptForm, Turns
 
-LANGUAGE_MODELS: dict[str, Callable[[], FrozenDecoder]] = {}
-
-Turns = Sequence[tuple[str, str]]
+LANGUAGE_MODELS: dict[str, Callable[[], FrozenLanguageModel]] = {}
 
 
 @dataclass(frozen=True)
@@ -81,81 +79,38 @@ class Decoding:
         return arguments
 
 
-@dataclass(frozen=True)
-class PromptForm:
-    """How a model wants its prompt: what stands around the photo, a question and an answer."""
+class FrozenLanguageModel(nn.Module):
+    """A frozen language model (section 3.3): soft visual prompt and words in, words out.
 
-    before_photo: str
-    before_question: str
-    before_answer: str
-    between_turns: str
-
-    def text(self, turns: Turns, question: str) -> str:
-        """All that follows the photo, up to the answer that is asked for."""
-        text = self.before_question
-        for asked, answered in turns:
-            text += f"{asked}{self.before_answer}{answered}{self.between_turns}"
-        return text + question + self.before_answer
-
-
-CHATML = PromptForm(
-    before_photo="<|im_start|>user\n",
-    before_question="\n",
-    before_answer="<|im_end|>\n<|im_start|>assistant\n",
-    between_turns="<|im_end|>\n<|im_start|>user\n",
-)
-
-
-class FrozenDecoder(nn.Module):
-    """A frozen decoder-only language model (section 3.3): soft visual prompt, then text.
+    Subclasses say how the visual prompt enters (:meth:`inputs`) and what is learned from
+    (:meth:`loss`).
 
     Parameters
     ----------
     model : PreTrainedModel
-        A causal language model of transformers.
+        A language model of transformers.
     tokenizer : PreTrainedTokenizerBase
         Its tokenizer.
     form : PromptForm
         Its prompt.
-    end_token : str
-        Ends an answer.
+    end : str
+        Ends an answer: text of one token.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, form: PromptForm, end_token: str) -> None:
+    def __init__(self, model: Any, tokenizer: Any, form: PromptForm, end: str) -> None:
         super().__init__()
         self.model = model.requires_grad_(False).eval()
         self.tokenizer, self.form = tokenizer, form
         added = tokenizer.added_tokens_decoder.values()
         self._special = [token.content for token in added if token.special]
-        self.end_token_id = tokenizer.convert_tokens_to_ids(end_token)
+        self.end_token_id = self.token_ids(end)[-1]
         self.width = model.get_input_embeddings().weight.shape[1]
-        self.context = model.config.max_position_embeddings
+        # T5's positions are relative, so that it has no limit of its own.
+        self.context = getattr(model.config, "max_position_embeddings", 2048)
 
-    def train(self, mode: bool = True) -> FrozenDecoder:
+    def train(self, mode: bool = True) -> FrozenLanguageModel:
         """Stay in eval mode whatever is asked."""
         return super().train(False)
-
-    def token_ids(self, text: str) -> list[int]:
-        """Tokens of a text, special ones read, none added."""
-        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
-
-    def prompt(self, question: str, turns: Turns = ()) -> str:
-        """What follows the photo in a prompt, from words of a user.
-
-        Special tokens that a user typed are taken out, so that words can't end a turn.
-        """
-        plain = [(self._plain(asked), self._plain(answered)) for asked, answered in turns]
-        return self.form.text(plain, self._plain(question))
-
-    def _plain(self, text: str) -> str:
-        while found := [token for token in self._special if token in text]:
-            for token in found:  # taking one out may join the halves of another, so look again
-                text = text.replace(token, "")
-        return text
-
-    def _embed(self, ids: Sequence[int]) -> Tensor:  # [T] -> [T, W]
-        device = self.model.get_input_embeddings().weight.device
-        return self.model.get_input_embeddings()(torch.tensor(ids, device=device))
 
     def loss(self, visual: Tensor, prompts: Sequence[str], answers: Sequence[str]) -> Tensor:
         """Language-modelling loss on the answers and their end token (section 3.3).
@@ -172,41 +127,38 @@ class FrozenDecoder(nn.Module):
         Tensor
             Scalar, the mean over answer tokens.
         """
-        before = self._embed(self.token_ids(self.form.before_photo))
-        rows, labels = [], []
-        for photo, prompt, answer in zip(visual, prompts, answers, strict=True):
-            asked = self.token_ids(self.prompt(prompt))
-            target = [*self.token_ids(answer), self.end_token_id]
-            text = self._embed([*asked, *target])
-            rows.append(torch.cat([before, photo.to(before.dtype), text]))
-            labels.append(
-                torch.tensor([-100] * (len(rows[-1]) - len(target)) + target, device=visual.device)
-            )
-        embeds = nn.utils.rnn.pad_sequence(rows, batch_first=True)  # [B, L, W]
-        targets = nn.utils.rnn.pad_sequence(labels, batch_first=True, padding_value=-100)
-        lengths = torch.tensor([len(row) for row in rows], device=visual.device)
-        mask = torch.arange(embeds.shape[1], device=visual.device) < lengths[:, None]
-        hidden = self.model.model(
-            inputs_embeds=embeds, attention_mask=mask.long(), use_cache=False
-        ).last_hidden_state  # [B, L, W]
-        # The token at t predicts the one at t + 1; only answers reach the vocabulary.
-        wanted = targets[:, 1:] != -100
-        logits = self.model.lm_head(hidden[:, :-1][wanted])  # [A, V]
-        return F.cross_entropy(logits.float(), targets[:, 1:][wanted])
+        raise NotImplementedError
 
-    def _inputs(self, visual: Tensor, texts: Sequence[str]) -> dict[str, Tensor]:
-        """Left-padded embeddings ``[B, L, W]`` of photo and text, and their mask."""
-        before = self._embed(self.token_ids(self.form.before_photo))
-        rows = [
-            torch.cat([before, photo.to(before.dtype), self._embed(self.token_ids(text))])
-            for photo, text in zip(visual, texts, strict=True)
-        ]
-        embeds = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_side="left")
-        lengths = torch.tensor([len(row) for row in rows], device=embeds.device)
-        mask = torch.arange(embeds.shape[1], device=embeds.device) >= (
-            embeds.shape[1] - lengths[:, None]
-        )
-        return {"inputs_embeds": embeds, "attention_mask": mask.long()}
+    def inputs(self, visual: Tensor, texts: Sequence[str]) -> dict[str, Tensor]:
+        """Padded embeddings ``[B, L, W]`` of photo and text, and their mask."""
+        raise NotImplementedError
+
+    def token_ids(self, text: str) -> list[int]:
+        """Tokens of a text, special ones read, none added."""
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def question(self, words: str) -> str:
+        """A question as this model wants it put."""
+        return self.form.question.format(words)
+
+    def prompt(self, question: str, turns: Turns = ()) -> str:
+        """What follows the photo in a prompt, from words of a user.
+
+        Special tokens that a user typed are taken out, so that words can't end a turn.
+        """
+        plain = [(self._plain(asked), self._plain(answered)) for asked, answered in turns]
+        return self.form.text(plain, self._plain(question))
+
+    def _plain(self, text: str) -> str:
+        while found := [token for token in self._special if token in text]:
+            for token in found:  # taking one out may join the halves of another, so look again
+                text = text.replace(token, "")
+        return text
+
+    def embed(self, ids: Sequence[int]) -> Tensor:  # [T] -> [T, W]
+        """Embeddings of tokens, on the language model's device."""
+        words = self.model.get_input_embeddings()
+        return words(torch.tensor(ids, dtype=torch.long, device=words.weight.device))
 
     @torch.inference_mode()
     def generate(
@@ -238,7 +190,7 @@ class FrozenDecoder(nn.Module):
         if decoding.seed is not None:
             torch.manual_seed(decoding.seed)
         ids = self.model.generate(
-            **self._inputs(visual, texts),
+            **self.inputs(visual, texts),
             **decoding.arguments(),
             eos_token_id=self.end_token_id,
             pad_token_id=self.end_token_id,
@@ -307,14 +259,14 @@ class FrozenDecoder(nn.Module):
 def register_language_model(name: str) -> Callable:
     """Make the decorated builder available as ``language_model: name`` in a configuration."""
 
-    def register(builder: Callable[[], FrozenDecoder]) -> Callable[[], FrozenDecoder]:
+    def register(builder: Callable[[], FrozenLanguageModel]) -> Callable[[], FrozenLanguageModel]:
         LANGUAGE_MODELS[name] = builder
         return builder
 
     return register
 
 
-def build_language_model(name: str) -> FrozenDecoder:
+def build_language_model(name: str) -> FrozenLanguageModel:
     """Build a registered language model with its published weights, frozen.
 
     Raises
@@ -322,6 +274,8 @@ def build_language_model(name: str) -> FrozenDecoder:
     UserError
         No language model is registered under this name.
     """
+    import blip2.decoder  # noqa: F401  (registers its models)
+
     if name not in LANGUAGE_MODELS:
         raise UserError(
             f"There is no language model {name!r}; choose one of "
@@ -329,18 +283,3 @@ def build_language_model(name: str) -> FrozenDecoder:
             "blip2.language.register_language_model."
         )
     return LANGUAGE_MODELS[name]()
-
-
-@register_language_model("smollm2-135m-instruct")
-def smollm2() -> FrozenDecoder:
-    """SmolLM2-135M-Instruct, from its package, converted once."""
-    from transformers import AutoTokenizer, LlamaForCausalLM
-    from transformers.utils import logging
-
-    from blip2.assets import smollm2_dir
-
-    folder = smollm2_dir()
-    logging.disable_progress_bar()  # it takes a fifth of a second
-    model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, local_files_only=True)
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    return FrozenDecoder(model, tokenizer, CHATML, end_token="<|im_end|>")

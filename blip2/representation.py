@@ -20,7 +20,7 @@ class ImageReader(nn.Module):
     def __init__(self, config: Blip2Config) -> None:
         super().__init__()
         width = config.qformer.encoder_width
-        self.norm = nn.LayerNorm(width, eps=1e-5)
+        self.norm = nn.LayerNorm(width, eps=config.image_norm_eps)
         self.positions = None
         if config.image_positions:
             self.positions = nn.Parameter(torch.empty(config.image_positions, width))
@@ -80,10 +80,10 @@ class Representation(nn.Module):
         self.text_projection = nn.Linear(width, config.embed_dim)
         self.itm_head = nn.Linear(width, 2)
         self.temperature = nn.Parameter(torch.tensor(config.temperature))
-        # BERT's masked-LM head; its decoder is the word embedding, tied.
-        self.lm_transform = nn.Linear(width, width)
-        self.lm_norm = nn.LayerNorm(width, eps=config.qformer.layer_norm_eps)
-        self.lm_bias = nn.Parameter(torch.zeros(config.qformer.vocab_size))
+        if config.lm_head:  # BERT's masked-LM head; its decoder is the word embedding, tied
+            self.lm_transform = nn.Linear(width, width)
+            self.lm_norm = nn.LayerNorm(width, eps=config.qformer.layer_norm_eps)
+            self.lm_bias = nn.Parameter(torch.zeros(config.qformer.vocab_size))
 
     @property
     def dec_token_id(self) -> int:

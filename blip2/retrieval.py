@@ -9,7 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from blip2.checkpoints import find_checkpoint, fingerprint, load_checkpoint, read_stage
+from blip2.checkpoints import (
+    find_checkpoint,
+    fingerprint,
+    is_huggingface,
+    load_checkpoint,
+    read_stage,
+)
 from blip2.devices import fast_dtype, pick_device
 from blip2.errors import UserError
 from blip2.processing import open_photo
@@ -94,7 +100,8 @@ class Blip2Retriever:
         Parameters
         ----------
         name : str
-            ``"mini-itm"``, or a folder written by :func:`blip2.checkpoints.save_checkpoint`.
+            ``"mini-itm"``; a published checkpoint such as ``"Salesforce/blip2-itm-vit-g"``; or a
+            folder in its layout or written by :func:`blip2.checkpoints.save_checkpoint`.
         device : str, optional
             Default: the GPU where there is one.
         dtype : torch.dtype, optional
@@ -107,12 +114,20 @@ class Blip2Retriever:
             The checkpoint is missing or damaged, or is of another stage.
         """
         folder = find_checkpoint(name)
-        config = read_stage(folder, 1)
         place = pick_device(device)
-        model = Representation(config)
-        load_checkpoint(model, folder)
+        if is_huggingface(folder):
+            from blip2.huggingface import Published
+
+            source = Published(folder, stage=1)
+            config = source.config
+            model = source.build(Representation, place)
+            encoder = source.image_encoder(dtype or fast_dtype(place)).to(place)
+        else:
+            config = read_stage(folder, 1)
+            model = Representation(config)
+            load_checkpoint(model, folder)
+            encoder = build_image_encoder(config.image_encoder).to(place)
         tokenizer = TextTokenizer(folder, config.max_text_length)
-        encoder = build_image_encoder(config.image_encoder).to(place)
         retriever = cls(
             name, fingerprint(folder), encoder, model.to(place).eval(), tokenizer, place
         )

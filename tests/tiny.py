@@ -6,8 +6,9 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from blip2.config import Blip2Config, QFormerConfig
+from blip2.decoder import FrozenDecoder
 from blip2.generation import Stage2, VisualPrompt
-from blip2.language import CHATML, FrozenDecoder
+from blip2.prompts import CHATML
 
 WORDS = (
     "a dog cat boy girl man runs sits jumps plays on in the grass snow water street red blue "
@@ -77,7 +78,7 @@ def language_model(seed: int = 0) -> FrozenDecoder:
             eos_token_id=1,
         )
     )
-    return FrozenDecoder(model, fast, CHATML, end_token="<|im_end|>")
+    return FrozenDecoder(model, fast, CHATML, end="<|im_end|>")
 
 
 def stage2(seed: int = 0) -> Stage2:

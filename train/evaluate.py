@@ -119,7 +119,6 @@ def evaluate_captions(model: Any, samples: list[Sample], args: argparse.Namespac
         "settings", "tokeniser", "metrics", "note" and "photos" with each caption, its references
         and its CIDEr.
     """
-    from blip2.generation import DEFAULT_INSTRUCTION
     from train.metrics import score_captions
     from train.scoring import batches, progress
 
@@ -144,7 +143,7 @@ def evaluate_captions(model: Any, samples: list[Sample], args: argparse.Namespac
     scores = score_captions(captions, [s.captions for s in samples], meteor=args.meteor)
     return {
         "settings": {
-            "prompt": args.prompt or DEFAULT_INSTRUCTION,
+            "prompt": args.prompt or model.language.form.caption,
             **decoding,
             "batch_size": batch_size,
         },

@@ -15,7 +15,7 @@ from train.config import Recipe
 
 if TYPE_CHECKING:
     from blip2.generation import VisualPrompt
-    from blip2.language import FrozenDecoder
+    from blip2.language import FrozenLanguageModel
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -80,7 +80,7 @@ def run(recipe: Recipe) -> None:
     print(f"the finished model is in {folder}")
 
 
-def match_scale(prompt: VisualPrompt, language: FrozenDecoder) -> None:
+def match_scale(prompt: VisualPrompt, language: FrozenLanguageModel) -> None:
     """Give fresh visual tokens the standard deviation of the language model's embeddings.
 
     The queries come out of a LayerNorm, so an output of the projection is as large as its

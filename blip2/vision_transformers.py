@@ -1,0 +1,68 @@
+"""Frozen vision transformers: EVA ViT-g, which the published checkpoints use, and CLIP ViT-L."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from blip2.vision import ImageEncoder
+
+# CLIP's normalisation, which EVA shares, in units of 0..255.
+MEAN = (0.48145466 * 255, 0.4578275 * 255, 0.40821073 * 255)
+STD = (0.26862954 * 255, 0.26130258 * 255, 0.27577711 * 255)
+
+
+class EvaViT(ImageEncoder):
+    """EVA ViT, without a final norm (section 3.1: the last layer is dropped, 39 remain).
+
+    The norm that the published checkpoints hold after it is trained with the Q-Former, so it
+    belongs to :class:`blip2.representation.ImageReader`.
+
+    Parameters
+    ----------
+    model : transformers.Blip2VisionModel
+        Its transformer; its ``post_layernorm`` is taken off.
+    image_size : int, optional
+        Side of the square that it reads, a multiple of the patch; another size than the
+        checkpoint's interpolates the position embeddings.
+    """
+
+    def __init__(self, model: Any, image_size: int | None = None) -> None:
+        config = model.config
+        size = image_size or config.image_size
+        tokens = (size // config.patch_size) ** 2 + 1
+        super().__init__(config.hidden_size, tokens, size, MEAN, STD)
+        self.model = model
+        self.model.post_layernorm = torch.nn.Identity()
+
+    def features(self, pixels: Tensor) -> Tensor:  # [B, 3, S, S] -> [B, N, C]
+        """Tokens of the last layer, the class token first."""
+        embedded = self.model.embeddings(pixels, interpolate_pos_encoding=True)
+        return self.model.encoder(inputs_embeds=embedded).last_hidden_state
+
+
+class ClipViT(ImageEncoder):
+    """CLIP ViT, read before its last layer (section 3.1: the second last layer's features).
+
+    Parameters
+    ----------
+    model : transformers.CLIPVisionModel
+        Its transformer; the last layer is taken off.
+    image_size : int, optional
+        As in :class:`EvaViT`.
+    """
+
+    def __init__(self, model: Any, image_size: int | None = None) -> None:
+        config = model.config
+        size = image_size or config.image_size
+        tokens = (size // config.patch_size) ** 2 + 1
+        super().__init__(config.hidden_size, tokens, size, MEAN, STD)
+        self.model = model
+        self.model.encoder.layers = self.model.encoder.layers[:-1]
+        self.model.post_layernorm = torch.nn.Identity()
+
+    def features(self, pixels: Tensor) -> Tensor:  # [B, 3, S, S] -> [B, N, C]
+        """Tokens of the last layer but one, the class token first."""
+        return self.model(pixels, interpolate_pos_encoding=True).last_hidden_state

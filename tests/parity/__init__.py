@@ -1,0 +1,1 @@
+"""Equality with other implementations of the same model."""
