@@ -184,4 +184,27 @@ PRESETS: dict[str, Blip2Config] = {
         qformer=MINI_QFORMER,
     ),
     "pretrain-vit-g": Blip2Config(name="pretrain-vit-g", image_encoder="eva-vit-g"),
+    "pretrain-vit-l": Blip2Config(
+        name="pretrain-vit-l",
+        image_encoder="clip-vit-l",
+        qformer=QFormerConfig(encoder_width=1024),
+    ),
+}
+
+# Stage 2 of the paper: a language model of the Hub and the width of its embeddings.
+LANGUAGE_MODELS = {
+    "opt-2.7b": ("facebook/opt-2.7b", 2560),
+    "opt-6.7b": ("facebook/opt-6.7b", 4096),
+    "flan-t5-xl": ("google/flan-t5-xl", 2048),
+    "flan-t5-xxl": ("google/flan-t5-xxl", 4096),
+}
+PRESETS |= {
+    f"pretrain-{name}": Blip2Config(
+        name=f"pretrain-{name}",
+        stage=2,
+        image_encoder="eva-vit-g",
+        language_model=source,
+        language_width=width,
+    )
+    for name, (source, width) in LANGUAGE_MODELS.items()
 }
