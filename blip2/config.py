@@ -192,7 +192,7 @@ PRESETS: dict[str, Blip2Config] = {
 }
 
 # Stage 2 of the paper: a language model of the Hub and the width of its embeddings.
-LANGUAGE_MODELS = {
+PAPER_LANGUAGE_MODELS = {
     "opt-2.7b": ("facebook/opt-2.7b", 2560),
     "opt-6.7b": ("facebook/opt-6.7b", 4096),
     "flan-t5-xl": ("google/flan-t5-xl", 2048),
@@ -206,5 +206,5 @@ PRESETS |= {
         language_model=source,
         language_width=width,
     )
-    for name, (source, width) in LANGUAGE_MODELS.items()
+    for name, (source, width) in PAPER_LANGUAGE_MODELS.items()
 }

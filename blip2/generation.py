@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from blip2.checkpoints import (
-    find_checkpoint,
-    fingerprint,
-    is_huggingface,
-    load_checkpoint,
-    read_stage,
-)
 from blip2.config import Blip2Config
 from blip2.devices import fast_dtype, pick_device
 from blip2.errors import UserError
-from blip2.language import Decoding, FrozenLanguageModel, build_language_model
+from blip2.language import Decoding, FrozenLanguageModel
+from blip2.language_models import Placement
 from blip2.processing import clean_text, open_photo
 from blip2.qformer import QFormer
 from blip2.representation import ImageReader
-from blip2.vision import ImageEncoder, build_image_encoder
+from blip2.sources import open_source
+from blip2.vision import ImageEncoder
 
 if TYPE_CHECKING:
     from blip2.chat import Chat
@@ -117,8 +111,9 @@ class Blip2:
         Parameters
         ----------
         name : str
-            ``"mini"``; a published checkpoint such as ``"Salesforce/blip2-opt-2.7b"``; or a
-            folder in its layout or written by :func:`blip2.checkpoints.save_checkpoint`.
+            ``"mini"``; a published checkpoint such as ``"Salesforce/blip2-opt-2.7b"``; a folder in
+            its layout or written by :func:`blip2.checkpoints.save_checkpoint`; or a ``.pth`` file
+            of LAVIS.
         device : str, optional
             Default: the GPU where there is one.
         dtype : torch.dtype, optional
@@ -135,24 +130,14 @@ class Blip2:
         UserError
             The checkpoint is missing or damaged, or is of another stage.
         """
-        folder = find_checkpoint(name)
         place = pick_device(device)
         precision = dtype or fast_dtype(place)
-        if is_huggingface(folder):
-            prompt, encoder, language = _published(folder, place, precision, device_map, quantize)
-            return cls(name, fingerprint(folder), encoder, prompt, language, place)
-        config = read_stage(folder, 2)
-        if quantize or device_map:
-            raise UserError(
-                f"{name} is neither quantised nor spread over devices: its language model takes "
-                "0.3 GB as it is, and 8-bit and 4-bit are slower; leave these options out."
-            )
-        prompt = VisualPrompt(config)
-        load_checkpoint(prompt, folder)
-        language = build_language_model(config.language_model).to(place, precision)
-        encoder = build_image_encoder(config.image_encoder).to(place)
-        prompt = prompt.to(place).eval()
-        return cls(name, fingerprint(folder), encoder, prompt, language, place)
+        placement = Placement(place, device_map, quantize)
+        source = open_source(name, stage=2)
+        prompt = source.build(VisualPrompt, place)
+        encoder = source.image_encoder(precision).to(place)
+        language = source.language_model(precision, placement)
+        return cls(name, source.fingerprint(), encoder, prompt, language, place)
 
     @torch.inference_mode()
     def visual_prompt(self, photos: Sequence[Any]) -> Tensor:  # -> [B, Q, W]
@@ -231,23 +216,3 @@ class Blip2:
         from blip2.chat import Chat
 
         return Chat(self, photo)
-
-
-def _published(
-    folder: Path,
-    place: torch.device,
-    dtype: torch.dtype,
-    device_map: str | None,
-    quantize: str | None,
-) -> tuple[VisualPrompt, ImageEncoder, FrozenLanguageModel]:
-    """The three parts of a generator in Hugging Face's layout."""
-    from blip2.huggingface import Published, quantization
-
-    source = Published(folder, stage=2)
-    prompt = source.build(VisualPrompt, place)
-    encoder = source.image_encoder(dtype).to(place)
-    placement = quantization(quantize, dtype)
-    # Quantised weights can't be moved afterwards, so they are placed while they are loaded.
-    placement["device_map"] = device_map or {"": place}
-    language = source.language_model(dtype, **placement)
-    return prompt, encoder, language

@@ -9,20 +9,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
-from blip2.checkpoints import CheckpointError
+from blip2.checkpoints import CheckpointError, fingerprint
 from blip2.config import Blip2Config, QFormerConfig
-from blip2.decoder import FrozenDecoder
-from blip2.encoder_decoder import FrozenEncoderDecoder
 from blip2.language import FrozenLanguageModel
+from blip2.language_models import Placement, quiet, wrap
 from blip2.names import HUGGING_FACE, translate, translations
-from blip2.prompts import OPT_FORM, T5_FORM
+from blip2.vision import ImageEncoder
 from blip2.vision_transformers import EvaViT
 
 ARCHITECTURES = {"Blip2ForImageTextRetrieval": 1, "Blip2ForConditionalGeneration": 2}
@@ -127,7 +125,7 @@ class Published:
             "fetch it again."
         )
 
-    def image_encoder(self, dtype: torch.dtype, image_size: int | None = None) -> EvaViT:
+    def image_encoder(self, dtype: torch.dtype, image_size: int | None = None) -> ImageEncoder:
         """Its image encoder, frozen."""
         from transformers import Blip2VisionModel
 
@@ -135,26 +133,24 @@ class Published:
         model = self._frozen(Blip2VisionModel, config, VISION, dtype=dtype)
         return EvaViT(model, image_size).freeze()
 
-    def language_model(self, dtype: torch.dtype, **placement: Any) -> FrozenLanguageModel:
-        """Its language model with its tokenizer and published prompt, frozen.
-
-        Parameters
-        ----------
-        dtype : torch.dtype
-            Precision.
-        **placement
-            ``device_map`` and ``quantization_config`` as transformers takes them.
-        """
+    def language_model(self, dtype: torch.dtype, placement: Placement) -> FrozenLanguageModel:
+        """Its language model with its tokenizer and published prompt, frozen."""
         from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
         config = self.theirs.text_config
         tokenizer = AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
-        encoder_decoder = config.is_encoder_decoder
-        loader = AutoModelForSeq2SeqLM if encoder_decoder else AutoModelForCausalLM
-        model = self._frozen(loader, config, LANGUAGE, dtype=dtype, **placement)
-        if encoder_decoder:
-            return FrozenEncoderDecoder(model, tokenizer, T5_FORM, end="</s>")
-        return FrozenDecoder(model, tokenizer, OPT_FORM, end="\n")
+        loader = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+        options = placement.options(dtype)
+        return wrap(self._frozen(loader, config, LANGUAGE, dtype=dtype, **options), tokenizer)
+
+    @property
+    def words(self) -> Path:
+        """Where the word pieces of the text branch are."""
+        return self.folder
+
+    def fingerprint(self) -> str:
+        """Digest of the checkpoint."""
+        return fingerprint(self.folder)
 
     def _frozen(self, loader: Any, config: Any, prefix: str, **options: Any) -> Any:
         """A part of the checkpoint as transformers' own module, every tensor accounted for."""
@@ -180,40 +176,6 @@ class Published:
         if problems:
             self._refuse(problems)
         return model
-
-
-def quantization(kind: str | None, dtype: torch.dtype) -> dict[str, Any]:
-    """What transformers needs to quantise a language model to ``"8bit"`` or ``"4bit"``.
-
-    Raises
-    ------
-    CheckpointError
-        Another kind is asked for.
-    """
-    from transformers import BitsAndBytesConfig
-
-    if kind is None:
-        return {}
-    if kind not in ("8bit", "4bit"):
-        raise CheckpointError(f"There is no quantisation {kind!r}; choose 8bit or 4bit.")
-    options = {"load_in_8bit": True} if kind == "8bit" else {
-        "load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype,
-    }  # fmt: skip
-    return {"quantization_config": BitsAndBytesConfig(**options)}
-
-
-@contextmanager
-def quiet() -> Any:
-    """Keep transformers from telling of keys that another part of the checkpoint takes."""
-    from transformers.utils import logging
-
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
 
 
 def tensor_files(folder: Path) -> dict[str, Path]:

@@ -264,22 +264,3 @@ def register_language_model(name: str) -> Callable:
         return builder
 
     return register
-
-
-def build_language_model(name: str) -> FrozenLanguageModel:
-    """Build a registered language model with its published weights, frozen.
-
-    Raises
-    ------
-    UserError
-        No language model is registered under this name.
-    """
-    import blip2.decoder  # noqa: F401  (registers its models)
-
-    if name not in LANGUAGE_MODELS:
-        raise UserError(
-            f"There is no language model {name!r}; choose one of "
-            f"{', '.join(sorted(LANGUAGE_MODELS))} or register it with "
-            "blip2.language.register_language_model."
-        )
-    return LANGUAGE_MODELS[name]()

@@ -9,20 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from blip2.checkpoints import (
-    find_checkpoint,
-    fingerprint,
-    is_huggingface,
-    load_checkpoint,
-    read_stage,
-)
 from blip2.devices import fast_dtype, pick_device
 from blip2.errors import UserError
 from blip2.processing import open_photo
 from blip2.qformer import ImageStates
 from blip2.representation import Representation
+from blip2.sources import open_source
 from blip2.tokenization import TextTokenizer
-from blip2.vision import ImageEncoder, build_image_encoder
+from blip2.vision import ImageEncoder
 
 
 def joint_score(similarity: np.ndarray, match: np.ndarray, temperature: float) -> np.ndarray:
@@ -100,8 +94,9 @@ class Blip2Retriever:
         Parameters
         ----------
         name : str
-            ``"mini-itm"``; a published checkpoint such as ``"Salesforce/blip2-itm-vit-g"``; or a
-            folder in its layout or written by :func:`blip2.checkpoints.save_checkpoint`.
+            ``"mini-itm"``; a published checkpoint such as ``"Salesforce/blip2-itm-vit-g"``; a
+            folder in its layout or written by :func:`blip2.checkpoints.save_checkpoint`; or a
+            ``.pth`` file of LAVIS.
         device : str, optional
             Default: the GPU where there is one.
         dtype : torch.dtype, optional
@@ -113,25 +108,14 @@ class Blip2Retriever:
         UserError
             The checkpoint is missing or damaged, or is of another stage.
         """
-        folder = find_checkpoint(name)
         place = pick_device(device)
-        if is_huggingface(folder):
-            from blip2.huggingface import Published
-
-            source = Published(folder, stage=1)
-            config = source.config
-            model = source.build(Representation, place)
-            encoder = source.image_encoder(dtype or fast_dtype(place)).to(place)
-        else:
-            config = read_stage(folder, 1)
-            model = Representation(config)
-            load_checkpoint(model, folder)
-            encoder = build_image_encoder(config.image_encoder).to(place)
-        tokenizer = TextTokenizer(folder, config.max_text_length)
-        retriever = cls(
-            name, fingerprint(folder), encoder, model.to(place).eval(), tokenizer, place
-        )
-        retriever.match_dtype = dtype or fast_dtype(place)
+        precision = dtype or fast_dtype(place)
+        source = open_source(name, stage=1)
+        model = source.build(Representation, place)
+        tokenizer = TextTokenizer(source.words, model.config.max_text_length)
+        encoder = source.image_encoder(precision).to(place)
+        retriever = cls(name, source.fingerprint(), encoder, model, tokenizer, place)
+        retriever.match_dtype = precision
         return retriever
 
     match_dtype: torch.dtype = torch.float32

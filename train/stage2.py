@@ -31,7 +31,7 @@ def run(recipe: Recipe) -> None:
     from blip2.config import PRESETS
     from blip2.devices import fast_dtype
     from blip2.generation import Stage2, VisualPrompt
-    from blip2.language import build_language_model
+    from blip2.language_models import Placement, build_language_model
     from train.data import CaptionedPhotos
     from train.loop import train
     from train.optim import EVERYTHING, build_optimizer
@@ -50,11 +50,13 @@ def run(recipe: Recipe) -> None:
     elif recipe.start:
         start_from_stage1(prompt, recipe.start)
         fresh = ("projection",)
-    language = build_language_model(config.language_model)
-    if not torch.cuda.is_available():
+    cpu = torch.device("cpu")  # accelerate moves it to where training runs
+    on_gpu = torch.cuda.is_available()
+    precision = torch.bfloat16 if on_gpu else fast_dtype(cpu)
+    language = build_language_model(config.language_model, precision, Placement(cpu))
+    if not on_gpu:
         # In bf16 on a CPU the fused attention's backward pass is slower than the plain one.
         language.model.set_attn_implementation("eager")
-        language.to(fast_dtype(torch.device("cpu")))
     if recipe.match_scale:
         match_scale(prompt, language)
     model = Stage2(prompt, language)
