@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,12 +13,12 @@ from blip2.config import Blip2Config
 from blip2.devices import fast_dtype, pick_device
 from blip2.errors import UserError
 from blip2.language import Decoding, FrozenLanguageModel
-from blip2.language_models import Placement
+from blip2.language_models import Placement, build_language_model
 from blip2.processing import clean_text, open_photo
 from blip2.qformer import QFormer
 from blip2.representation import ImageReader
-from blip2.sources import open_source
-from blip2.vision import ImageEncoder
+from blip2.sources import open_source, save_model
+from blip2.vision import ImageEncoder, build_image_encoder
 
 if TYPE_CHECKING:
     from blip2.chat import Chat
@@ -138,6 +139,73 @@ class Blip2:
         encoder = source.image_encoder(precision).to(place)
         language = source.language_model(precision, placement)
         return cls(name, source.fingerprint(), encoder, prompt, language, place)
+
+    @classmethod
+    def from_parts(
+        cls,
+        image_encoder: str,
+        language_model: str,
+        *,
+        bert: str = "minilm",
+        num_queries: int = 32,
+        device: str | None = None,
+        dtype: torch.dtype | None = None,
+        device_map: str | None = None,
+        quantize: str | None = None,
+    ) -> Blip2:
+        """Start a new, untrained BLIP-2 (section 3.1).
+
+        Parameters
+        ----------
+        image_encoder : str
+            A registered image encoder, see :mod:`blip2.vision`.
+        language_model : str
+            Any causal or encoder-decoder model that transformers loads, or a registered one.
+        bert : str
+            Where the Q-Former starts and what size it has: ``"minilm"``, a folder, or a model of
+            the Hub such as ``"google-bert/bert-base-uncased"``. Its feed-forward weights serve
+            queries and text; cross-attention, queries and projection are random.
+        num_queries : int
+            Learned queries.
+        device, dtype, device_map, quantize
+            As in :meth:`from_pretrained`.
+
+        Raises
+        ------
+        UserError
+            A part can't be had.
+        """
+        from blip2.parts import bert_folder, config_of_parts, fresh_prompt
+
+        place = pick_device(device)
+        placement = Placement(place, device_map, quantize)
+        encoder = build_image_encoder(image_encoder).to(place)
+        language = build_language_model(language_model, dtype or fast_dtype(place), placement)
+        start = bert_folder(bert)
+        config = config_of_parts(
+            image_encoder, encoder, start, num_queries, language_model, language
+        )
+        prompt = fresh_prompt(config, start).to(place).eval()
+        return cls("new", "", encoder, prompt, language, place)
+
+    def save_pretrained(self, folder: str | Path, *, layout: str = "own") -> None:
+        """Write the model to a folder that :meth:`from_pretrained` reads.
+
+        Parameters
+        ----------
+        folder : str or Path
+            Made if it doesn't exist.
+        layout : str
+            ``"own"`` holds what was trained, in fp16, and names the frozen parts;
+            ``"huggingface"`` holds everything, as transformers reads it.
+
+        Raises
+        ------
+        UserError
+            There is no such layout, or it has no place for this image encoder.
+        """
+        config = self.prompt.config
+        save_model(folder, layout, config, self.prompt, self.encoder, self.language)
 
     @torch.inference_mode()
     def visual_prompt(self, photos: Sequence[Any]) -> Tensor:  # -> [B, Q, W]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,9 @@ from blip2.errors import UserError
 from blip2.processing import open_photo
 from blip2.qformer import ImageStates
 from blip2.representation import Representation
-from blip2.sources import open_source
+from blip2.sources import open_source, save_model
 from blip2.tokenization import TextTokenizer
-from blip2.vision import ImageEncoder
+from blip2.vision import ImageEncoder, build_image_encoder
 
 
 def joint_score(similarity: np.ndarray, match: np.ndarray, temperature: float) -> np.ndarray:
@@ -118,6 +119,26 @@ class Blip2Retriever:
         retriever.match_dtype = precision
         return retriever
 
+    @classmethod
+    def from_parts(
+        cls,
+        image_encoder: str,
+        *,
+        bert: str = "minilm",
+        num_queries: int = 32,
+        device: str | None = None,
+    ) -> Blip2Retriever:
+        """Start a new, untrained stage 1; parameters as in :meth:`blip2.Blip2.from_parts`."""
+        from blip2.parts import bert_folder, config_of_parts, fresh_representation
+
+        place = pick_device(device)
+        encoder = build_image_encoder(image_encoder).to(place)
+        start = bert_folder(bert)
+        config = config_of_parts(image_encoder, encoder, start, num_queries)
+        model = fresh_representation(config, start).to(place).eval()
+        tokenizer = TextTokenizer(start, config.max_text_length)
+        return cls("new", "", encoder, model, tokenizer, place)
+
     match_dtype: torch.dtype = torch.float32
 
     def preprocess(self, photo: Any) -> Tensor:  # -> [3, S, S]
@@ -129,6 +150,81 @@ class Blip2Retriever:
             The photo can't be used.
         """
         return self.encoder.transform(open_photo(photo))
+
+    def save_pretrained(self, folder: str | Path, *, layout: str = "own") -> None:
+        """Write the model to a folder that :meth:`from_pretrained` reads.
+
+        Parameters
+        ----------
+        folder : str or Path
+            Made if it doesn't exist.
+        layout : str
+            ``"own"`` holds what was trained, in fp16, and names the frozen image encoder;
+            ``"huggingface"`` holds both, as transformers reads it, without temperature and ITG
+            head, for which that layout has no place.
+
+        Raises
+        ------
+        UserError
+            There is no such layout, or it has no place for this image encoder.
+        """
+        save_model(folder, layout, self.model.config, self.model, self.encoder)
+        self.tokenizer.save(folder)
+
+    @torch.inference_mode()
+    def extract_features(
+        self, photos: Sequence[Any] = (), texts: Sequence[str] = ()
+    ) -> dict[str, Tensor]:
+        """What the Q-Former makes of photos, of texts, or of pairs of both.
+
+        For search, take ``image_embeds`` and ``text_embeds``: a photo's similarity to a text is
+        the *greatest* cosine over its queries, so don't average the queries. Nothing else here is
+        for search: states have no shared space, and those of a pair need both at once.
+
+        Parameters
+        ----------
+        photos, texts : sequence
+            One of them, or both in equal number ``B``: then pair by pair, too.
+
+        Returns
+        -------
+        dict
+            On the CPU, in fp32. With photos: ``image_features`` ``[B, N, C]`` of the frozen
+            encoder, ``query_states`` ``[B, Q, D]`` (the photo for a classifier or another model),
+            ``image_embeds`` ``[B, Q, d]``, unit length. With texts: ``text_states`` ``[B, T, D]``,
+            ``text_mask`` ``[B, T]``, ``text_embeds`` ``[B, d]``, unit length. With both:
+            ``pair_states`` ``[B, Q, D]`` (queries that have read photo and text, for a classifier
+            of pairs), ``match`` ``[B]``, the probability that they belong together.
+
+        Raises
+        ------
+        UserError
+            Neither is given, they differ in number, or a photo can't be used.
+        """
+        if not photos and not texts:
+            raise UserError("Features of what? Give photos, texts, or both.")
+        if photos and texts and len(photos) != len(texts):
+            raise UserError(
+                f"There are {len(photos)} photos and {len(texts)} texts; give one for each other, "
+                "or ask for them in two calls."
+            )
+        found: dict[str, Tensor] = {}
+        if photos:
+            pixels = torch.stack([self.preprocess(photo) for photo in photos])
+            found["image_features"] = self.encoder(pixels.to(self.device)).float()
+            states = self.model.image_states(found["image_features"])
+            found["query_states"] = self.model.qformer.encode_image(states).queries
+            found["image_embeds"] = self.model.project_queries(found["query_states"])
+        if texts:
+            ids, mask = self._pieces(texts)
+            found["text_states"] = self.model.qformer.encode_text(ids, mask).text
+            found["text_mask"] = mask
+            found["text_embeds"] = self.model.embed_texts(ids, mask)
+        if photos and texts:
+            queries = self.model.qformer(states, ids, mask, "bidirectional").queries
+            found["pair_states"] = queries
+            found["match"] = self.model.itm_head(queries).mean(1).softmax(-1)[:, 1]
+        return {name: value.cpu() for name, value in found.items()}
 
     @torch.inference_mode()
     def image_states(self, pixels: Tensor) -> ImageStates:  # [B, 3, S, S]

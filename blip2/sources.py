@@ -9,14 +9,16 @@ import torch
 from torch import nn
 
 from blip2.checkpoints import (
+    CheckpointError,
     find_checkpoint,
     fingerprint,
     is_huggingface,
     load_checkpoint,
     read_stage,
+    save_checkpoint,
 )
 from blip2.config import Blip2Config
-from blip2.huggingface import Published
+from blip2.huggingface import Published, save_huggingface
 from blip2.language import FrozenLanguageModel
 from blip2.language_models import Placement, build_language_model
 from blip2.lavis import LavisFile
@@ -86,3 +88,26 @@ def open_source(name: str, stage: int) -> OwnCheckpoint | Published | LavisFile:
         return LavisFile(Path(name), stage)
     folder = find_checkpoint(name)
     return (Published if is_huggingface(folder) else OwnCheckpoint)(folder, stage)
+
+
+def save_model(
+    folder: str | Path,
+    layout: str,
+    config: Blip2Config,
+    trained: nn.Module,
+    encoder: ImageEncoder,
+    language: FrozenLanguageModel | None = None,
+) -> None:
+    """Write a model in the layout ``"own"`` or ``"huggingface"``.
+
+    Raises
+    ------
+    CheckpointError
+        There is no such layout, or it has no place for this image encoder.
+    """
+    if layout == "own":
+        save_checkpoint(trained, config, folder)
+    elif layout == "huggingface":
+        save_huggingface(folder, config, trained, encoder, language)
+    else:
+        raise CheckpointError(f"There is no layout {layout!r}; choose own or huggingface.")

@@ -79,6 +79,8 @@ def build_image_encoder(name: str) -> ImageEncoder:
     UserError
         No encoder is registered under this name.
     """
+    import blip2.vision_transformers  # noqa: F401  (registers its encoders)
+
     if name not in IMAGE_ENCODERS:
         raise UserError(
             f"There is no image encoder {name!r}; choose one of {', '.join(sorted(IMAGE_ENCODERS))}"

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from blip2.vision import ImageEncoder
+from blip2.checkpoints import find_checkpoint
+from blip2.vision import ImageEncoder, register_image_encoder
 
 # CLIP's normalisation, which EVA shares, in units of 0..255.
 MEAN = (0.48145466 * 255, 0.4578275 * 255, 0.40821073 * 255)
@@ -66,3 +67,21 @@ class ClipViT(ImageEncoder):
     def features(self, pixels: Tensor) -> Tensor:  # [B, 3, S, S] -> [B, N, C]
         """Tokens of the last layer but one, the class token first."""
         return self.model(pixels, interpolate_pos_encoding=True).last_hidden_state
+
+
+@register_image_encoder("eva-vit-g")
+def eva_vit_g() -> ImageEncoder:
+    """EVA ViT-g at 224 pixels, from the published stage-1 checkpoint on the Hugging Face Hub."""
+    from blip2.huggingface import Published  # late: it imports this file
+
+    folder = find_checkpoint("Salesforce/blip2-itm-vit-g")
+    return Published(folder, stage=1).image_encoder(torch.float16)
+
+
+@register_image_encoder("clip-vit-l")
+def clip_vit_l() -> ImageEncoder:
+    """CLIP ViT-L/14 at 224 pixels, from the Hugging Face Hub."""
+    from transformers import CLIPVisionModel
+
+    folder = find_checkpoint("openai/clip-vit-large-patch14")
+    return ClipViT(CLIPVisionModel.from_pretrained(folder, dtype=torch.float16))

@@ -32,6 +32,7 @@ def run(recipe: Recipe) -> None:
     from blip2.devices import fast_dtype
     from blip2.generation import Stage2, VisualPrompt
     from blip2.language_models import Placement, build_language_model
+    from blip2.parts import bert_folder, fresh_prompt
     from train.data import CaptionedPhotos
     from train.loop import train
     from train.optim import EVERYTHING, build_optimizer
@@ -44,8 +45,8 @@ def run(recipe: Recipe) -> None:
     torch.manual_seed(recipe.seed)
     prompt = VisualPrompt(config)
     fresh = EVERYTHING
-    if recipe.start == "minilm":
-        without_stage1(prompt)
+    if recipe.start == "minilm":  # without stage 1: the ablation of figure 5
+        prompt = fresh_prompt(config, bert_folder("minilm"))
         fresh = ("image_reader", "cross_attention", "query_tokens", "projection")
     elif recipe.start:
         start_from_stage1(prompt, recipe.start)
@@ -94,18 +95,6 @@ def match_scale(prompt: VisualPrompt, language: FrozenLanguageModel) -> None:
     width = prompt.config.qformer.hidden_size
     torch.nn.init.normal_(prompt.projection.weight, std=deviation / width**0.5)
     torch.nn.init.zeros_(prompt.projection.bias)
-
-
-def without_stage1(prompt: VisualPrompt) -> None:
-    """Start from the BERT that stage 1 would have started from (the ablation of figure 5)."""
-    from blip2.assets import minilm_dir
-    from blip2.checkpoints import read_tensors, start_from_bert
-    from blip2.qformer import QFormer
-
-    qformer = QFormer(prompt.config.qformer)
-    start_from_bert(qformer, read_tensors(minilm_dir()))
-    own = prompt.qformer.state_dict()
-    prompt.qformer.load_state_dict({n: v for n, v in qformer.state_dict().items() if n in own})
 
 
 def start_from_stage1(prompt: VisualPrompt, folder: str) -> None:
