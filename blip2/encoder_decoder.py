@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 
 import torch
@@ -40,3 +41,14 @@ class FrozenEncoderDecoder(FrozenLanguageModel):
         lengths = torch.tensor([len(row) for row in rows], device=embeds.device)
         mask = torch.arange(embeds.shape[1], device=embeds.device) < lengths[:, None]
         return {"inputs_embeds": embeds, "attention_mask": mask.long()}
+
+
+def split_prefix(caption: str, draw: random.Random) -> tuple[str, str]:
+    """Split a caption in two: the encoder reads the first part, the decoder writes the second.
+
+    The cut is drawn from behind the first word to the middle (section 3.3; the official code). A
+    caption of one word is all to be written.
+    """
+    words = caption.split()
+    cut = draw.randint(1, max(1, len(words) // 2)) if len(words) > 1 else 0
+    return " ".join(words[:cut]), " ".join(words[cut:])

@@ -106,6 +106,7 @@ class Blip2:
         dtype: torch.dtype | None = None,
         device_map: str | None = None,
         quantize: str | None = None,
+        image_size: int | None = None,
     ) -> Blip2:
         """Load a model with its frozen parts.
 
@@ -125,6 +126,9 @@ class Blip2:
         quantize : str, optional
             ``"8bit"`` or ``"4bit"``, for a published language model alone, through bitsandbytes.
             On a CPU that saves memory and costs time. Refused for mini, which is small.
+        image_size : int, optional
+            Side in pixels of what a published image encoder reads, a multiple of its patch (14);
+            another than its own interpolates the position embeddings.
 
         Raises
         ------
@@ -136,7 +140,7 @@ class Blip2:
         placement = Placement(place, device_map, quantize)
         source = open_source(name, stage=2)
         prompt = source.build(VisualPrompt, place)
-        encoder = source.image_encoder(precision).to(place)
+        encoder = source.image_encoder(precision, image_size).to(place)
         language = source.language_model(precision, placement)
         return cls(name, source.fingerprint(), encoder, prompt, language, place)
 
@@ -267,6 +271,18 @@ class Blip2:
         texts = [self._text(prompt) for prompt in prompts]
         answers = self.language.generate(self.visual_prompt(photos), texts, options)
         return answers if isinstance(photo, list | tuple) else answers[0]
+
+    def candidates(
+        self, photo: Any, prompt: str = "", number: int = 3, **decoding: Any
+    ) -> list[tuple[str, float]]:
+        """Several answers to one prompt about one photo, the best first, each with its score.
+
+        Parameters are those of :meth:`generate`; ``number`` answers need as many beams, or
+        sampling. See :meth:`blip2.language.FrozenLanguageModel.candidates` for the score.
+        """
+        options = Decoding(**decoding)
+        texts = [self._text(prompt)]
+        return self.language.candidates(self.visual_prompt([photo]), texts, options, number)[0]
 
     def stream(self, photo: Any, prompt: str = "", **decoding: Any) -> Iterator[str]:
         """Answer a prompt about a photo piece by piece; arguments as :meth:`generate`."""

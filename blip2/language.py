@@ -199,6 +199,62 @@ class FrozenLanguageModel(nn.Module):
         )
         return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
+    @torch.inference_mode()
+    def candidates(
+        self, visual: Tensor, texts: Sequence[str], decoding: Decoding, number: int
+    ) -> list[list[tuple[str, float]]]:
+        """Several answers to each prompt, the best first.
+
+        Parameters
+        ----------
+        visual, texts, decoding
+            As in :meth:`generate`.
+        number : int
+            Answers to each; beams can give as many as there are beams.
+
+        Returns
+        -------
+        list of list of (str, float)
+            ``B`` times ``number`` answers with their log-probability for each token (of beams,
+            divided by length to the power of ``length_penalty`` instead).
+
+        Raises
+        ------
+        UserError
+            More are asked for than there are beams, or decoding is greedy.
+        """
+        if not decoding.do_sample and number > decoding.num_beams:
+            raise UserError(
+                f"{number} candidates need as many beams, or sampling; there are "
+                f"{decoding.num_beams} beams."
+            )
+        if decoding.seed is not None:
+            torch.manual_seed(decoding.seed)
+        found = self.model.generate(
+            **self.inputs(visual, texts),
+            **decoding.arguments(),
+            eos_token_id=self.end_token_id,
+            pad_token_id=self.end_token_id,
+            num_return_sequences=number,
+            return_dict_in_generate=True,
+            output_scores=True,
+            output_logits=True,
+        )
+        if decoding.num_beams > 1:
+            scores = found.sequences_scores
+        else:
+            logits = torch.stack(found.logits, dim=1).float()  # [B * number, T, V]
+            written = found.sequences[:, -logits.shape[1] :]  # [B * number, T]
+            each = logits.log_softmax(-1).gather(-1, written[..., None])[..., 0]
+            # What follows the first end token is padding.
+            ended = (written == self.end_token_id).cumsum(1) - (written == self.end_token_id).int()
+            counted = (ended == 0).float()
+            scores = (each * counted).sum(1) / counted.sum(1)
+        answers = self.tokenizer.batch_decode(found.sequences, skip_special_tokens=True)
+        pairs = [(text.strip(), float(s)) for text, s in zip(answers, scores, strict=True)]
+        groups = [pairs[start : start + number] for start in range(0, len(pairs), number)]
+        return [sorted(group, key=lambda pair: -pair[1]) for group in groups]
+
     def stream(self, visual: Tensor, text: str, decoding: Decoding) -> Iterator[str]:
         """Answer one prompt piece by piece; beams can only be shown when they are finished.
 

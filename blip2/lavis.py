@@ -20,6 +20,7 @@ from blip2.language import FrozenLanguageModel
 from blip2.language_models import Placement, build_language_model
 from blip2.names import LAVIS, translations
 from blip2.vision import ImageEncoder, build_image_encoder
+from blip2.vision_transformers import EvaViT, at_size
 
 ENCODERS = {1408: "eva-vit-g", 1024: "clip-vit-l"}  # by width
 HEAD = 64  # width of a head of every BERT, which no tensor shows
@@ -133,7 +134,7 @@ class LavisFile:
         fill(module, state, str(self.path))
         return module.eval()
 
-    def image_encoder(self, dtype: torch.dtype) -> ImageEncoder:
+    def image_encoder(self, dtype: torch.dtype, image_size: int | None = None) -> ImageEncoder:
         """The file's own image encoder; where it has none, the published one of its width.
 
         Raises
@@ -142,10 +143,8 @@ class LavisFile:
             Tensors are missing, unknown or of another shape; each is named.
         """
         if not self.eva:
-            return build_image_encoder(self.config.image_encoder).to(dtype)
+            return at_size(build_image_encoder(self.config.image_encoder), image_size).to(dtype)
         from transformers import Blip2VisionConfig, Blip2VisionModel
-
-        from blip2.vision_transformers import EvaViT
 
         state = eva_state(self.eva)
         positions, width = state["embeddings.position_embedding"].shape[1:]
@@ -162,7 +161,7 @@ class LavisFile:
             model = Blip2VisionModel(config)
         encoder = EvaViT(model.to(dtype).to_empty(device="cpu"))
         fill(encoder.model, state, str(self.path))
-        return encoder.freeze()
+        return at_size(encoder.freeze(), image_size)
 
     def language_model(self, dtype: torch.dtype, placement: Placement) -> FrozenLanguageModel:
         """The published language model that the file was trained with.

@@ -89,6 +89,7 @@ class Blip2Retriever:
         *,
         device: str | None = None,
         dtype: torch.dtype | None = None,
+        image_size: int | None = None,
     ) -> Blip2Retriever:
         """Load a stage-1 model with its frozen image encoder.
 
@@ -103,6 +104,8 @@ class Blip2Retriever:
         dtype : torch.dtype, optional
             Precision of matching pairs, the costly part; embeddings are always computed in fp32.
             Default bf16 where the processor computes in it.
+        image_size : int, optional
+            As in :meth:`blip2.Blip2.from_pretrained`.
 
         Raises
         ------
@@ -114,7 +117,7 @@ class Blip2Retriever:
         source = open_source(name, stage=1)
         model = source.build(Representation, place)
         tokenizer = TextTokenizer(source.words, model.config.max_text_length)
-        encoder = source.image_encoder(precision).to(place)
+        encoder = source.image_encoder(precision, image_size).to(place)
         retriever = cls(name, source.fingerprint(), encoder, model, tokenizer, place)
         retriever.match_dtype = precision
         return retriever

@@ -23,6 +23,7 @@ from blip2.language import FrozenLanguageModel
 from blip2.language_models import Placement, build_language_model
 from blip2.lavis import LavisFile
 from blip2.vision import ImageEncoder, build_image_encoder
+from blip2.vision_transformers import at_size
 
 Trained = TypeVar("Trained", bound=nn.Module)
 
@@ -56,9 +57,15 @@ class OwnCheckpoint:
         load_checkpoint(module, self.words)
         return module.to(device).eval()
 
-    def image_encoder(self, dtype: torch.dtype) -> ImageEncoder:
-        """Its frozen image encoder, in the precision of its home."""
-        return build_image_encoder(self.config.image_encoder)
+    def image_encoder(self, dtype: torch.dtype, image_size: int | None = None) -> ImageEncoder:
+        """Its frozen image encoder, in the precision of its home.
+
+        Raises
+        ------
+        UserError
+            Another image size is asked for than the encoder has.
+        """
+        return at_size(build_image_encoder(self.config.image_encoder), image_size)
 
     def language_model(self, dtype: torch.dtype, placement: Placement) -> FrozenLanguageModel:
         """Its frozen language model."""

@@ -57,6 +57,8 @@ class Recipe:
         ``"bf16"``, ``"fp16"`` or ``"no"``.
     prompts : tuple of str
         Stage 2: instructions, one drawn for each photo.
+    split_captions : bool
+        Stage 2 of an encoder-decoder: the first part of a caption is read, the rest is written.
     match_scale : bool
         Stage 2: start the projection so that visual tokens are as large as the language model's
         own embeddings, instead of several times larger.
@@ -88,6 +90,7 @@ class Recipe:
     keep: int = 2
     precision: str = "bf16"
     prompts: tuple[str, ...] = ()
+    split_captions: bool = False
     match_scale: bool = False
     seed: int = 0
 

@@ -30,6 +30,7 @@ def run(recipe: Recipe) -> None:
     from blip2.checkpoints import save_checkpoint
     from blip2.config import PRESETS
     from blip2.devices import fast_dtype
+    from blip2.encoder_decoder import split_prefix
     from blip2.generation import Stage2, VisualPrompt
     from blip2.language_models import Placement, build_language_model
     from blip2.parts import bert_folder, fresh_prompt
@@ -39,7 +40,7 @@ def run(recipe: Recipe) -> None:
 
     if recipe.preset not in PRESETS or PRESETS[recipe.preset].stage != 2:
         raise UserError(f"The preset {recipe.preset!r} is not of stage 2; choose mini.")
-    if not recipe.prompts:
+    if not recipe.prompts and not recipe.split_captions:
         raise UserError("The recipe has no prompts; give at least one instruction.")
     config = PRESETS[recipe.preset]
     torch.manual_seed(recipe.seed)
@@ -68,13 +69,17 @@ def run(recipe: Recipe) -> None:
 
     def losses_at(model, step, device):
         batch = photos.batch_at(step, recipe.batch_size)
-        instructions = [key.choice(recipe.prompts) for key in batch.keys]
-        return model(batch.features.to(device).float(), instructions, batch.captions)
+        if recipe.split_captions:
+            pairs = [split_prefix(c, k) for c, k in zip(batch.captions, batch.keys, strict=True)]
+            asked, said = zip(*pairs, strict=True)
+        else:
+            asked, said = [key.choice(recipe.prompts) for key in batch.keys], batch.captions
+        return model(batch.features.to(device).float(), asked, said)
 
     validate = None
     if recipe.dev_data:
         dev = CaptionedPhotos(recipe.dev_data, config.image_encoder, recipe.cache)
-        validate = Stage2Validation(dev, recipe.prompts[0])
+        validate = Stage2Validation(dev, (*recipe.prompts, language.form.caption)[0])
     optimizer = build_optimizer(model, recipe, fresh)
     total = recipe.epochs * photos.steps_per_epoch(recipe.batch_size)
     train(recipe, model, optimizer, total, losses_at, validate)

@@ -1,16 +1,22 @@
 """The same weights give the same numbers as transformers' BLIP-2, both ways."""
 
+import random
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from transformers import BlipImageProcessorPil
 
-from blip2 import Blip2, Blip2Retriever
+from blip2 import Blip2, Blip2Retriever, UserError
 from blip2.checkpoints import CheckpointError
+from blip2.encoder_decoder import split_prefix
+from blip2.generation import VisualPrompt
 from blip2.huggingface import save_huggingface
 from blip2.language import Decoding
-from tests.parity.published import IMAGE, write
+from blip2.names import HUGGING_FACE, translations
+from blip2.vision_transformers import ClipViT
+from tests.parity.published import IMAGE, randomise, write
 
 CLOSE = {"rtol": 0, "atol": 1e-5}
 PROMPTS = ["a photo of", "Question : what is this ? Answer :"]
@@ -76,6 +82,66 @@ def test_query_outputs(kind, ours, theirs, pixels):
         queries = own.qformer.encode_image(states).queries
     reference = their_queries(theirs[kind], pixels)
     assert reference.std() > 0.1  # weights that tell
+    torch.testing.assert_close(queries, reference, **CLOSE)
+
+
+@pytest.mark.parametrize("size", [28, 84])
+def test_another_resolution_interpolates_the_positions(size, folders, theirs, photos):
+    model = Blip2.from_pretrained(
+        str(folders["opt"]), device="cpu", dtype=torch.float32, image_size=size
+    )
+    assert model.encoder.num_tokens == (size // 14) ** 2 + 1
+    pixels = torch.stack([model.encoder.transform(photo) for photo in photos])
+    assert pixels.shape[-1] == size
+    with torch.no_grad():
+        reference = theirs["opt"].vision_model(pixels, interpolate_pos_encoding=True)
+        own = model.prompt.image_reader(model.encoder(pixels))
+    torch.testing.assert_close(own, reference.last_hidden_state, **CLOSE)
+    with pytest.raises(UserError, match="85 is no multiple of the patch, 14 pixels; choose 84"):
+        Blip2.from_pretrained(str(folders["opt"]), device="cpu", image_size=85)
+
+
+def test_clip_style(ours, photos):
+    """CLIP's ViT before its last layer, through transformers' Q-Former, against ours."""
+    from transformers import (
+        Blip2QFormerConfig,
+        Blip2QFormerModel,
+        CLIPVisionConfig,
+        CLIPVisionModel,
+    )
+
+    config = CLIPVisionConfig(
+        hidden_size=48, intermediate_size=96, num_hidden_layers=4, num_attention_heads=4,
+        image_size=56, patch_size=14,
+    )  # fmt: skip
+    clip = CLIPVisionModel(config).eval()
+    randomise(clip, 7)
+    theirs = Blip2QFormerModel(Blip2QFormerConfig(
+        hidden_size=32, num_hidden_layers=4, num_attention_heads=4, intermediate_size=64,
+        encoder_hidden_size=48,
+    )).eval()  # fmt: skip
+    randomise(theirs, 8)
+    prompt = ours["opt"].prompt  # of the same sizes; its Q-Former is overwritten here
+    own = VisualPrompt(prompt.config).eval()
+    randomise(own, 9)
+    names = translations(own.state_dict(), HUGGING_FACE)
+    state = own.state_dict()
+    for name, value in theirs.state_dict().items():
+        state[names[f"qformer.{name}"]].copy_(value)
+    pixels = torch.stack([ours["opt"].encoder.transform(photo) for photo in photos])
+    with torch.no_grad():
+        features = clip(pixels, output_hidden_states=True).hidden_states[-2]
+        norm = torch.nn.functional.layer_norm(
+            features, (48,), own.image_reader.norm.weight, own.image_reader.norm.bias, 1e-6
+        )
+        reference = theirs(
+            query_embeds=own.qformer.query_tokens.expand(2, -1, -1), encoder_hidden_states=norm
+        ).last_hidden_state
+        encoder = ClipViT(clip).freeze()
+        torch.testing.assert_close(encoder(pixels), features, **CLOSE)
+        assert encoder.num_tokens == 17
+        states = own.qformer.image_states(own.image_reader(encoder(pixels)))
+        queries = own.qformer.encode_image(states).queries
     torch.testing.assert_close(queries, reference, **CLOSE)
 
 
@@ -209,6 +275,50 @@ def test_a_checkpoint_that_does_not_fit_is_named_key_by_key(
 def test_the_other_kind_is_refused(folders, theirs):
     with pytest.raises(CheckpointError, match="a Blip2ForConditionalGeneration is needed here"):
         Blip2.from_pretrained(str(folders["itm"]), device="cpu")
+
+
+@pytest.mark.parametrize("kind", ["opt", "t5"])
+def test_candidates_are_the_best_beams_with_their_scores(kind, ours, photos):
+    model = ours[kind]
+    beams = {"num_beams": 4, "max_new_tokens": 8}
+    found = model.candidates(photos[0], PROMPTS[0], 3, **beams)
+    assert len({text for text, _ in found}) == 3
+    assert [score for _, score in found] == sorted((s for _, s in found), reverse=True)
+    assert found[0][0] == model.generate(photos[0], PROMPTS[0], **beams)
+    drawn = {"do_sample": True, "top_p": 1.0, "seed": 3, "max_new_tokens": 8}
+    samples = model.candidates(photos[0], PROMPTS[0], 4, **drawn)
+    assert samples == model.candidates(photos[0], PROMPTS[0], 4, **drawn) and len(samples) == 4
+    compared = 0
+    for text, score in samples:  # against the loss of the same words, where nothing is lost
+        ids = model.language.token_ids(text)
+        if len(ids) == 8:
+            compared += 1
+            visual = model.visual_prompt(photos[:1])
+            own = model.language.inputs(visual, [model.language.prompt(PROMPTS[0])])
+            with torch.no_grad():
+                if kind == "opt":
+                    words = model.language.embed(ids)[None]
+                    joint = torch.cat([own["inputs_embeds"], words], 1)
+                    logits = model.language.model(inputs_embeds=joint).logits[0, -9:-1]
+                else:
+                    read = torch.tensor([[0, *ids[:-1]]])
+                    logits = model.language.model(**own, decoder_input_ids=read).logits[0]
+            each = logits.log_softmax(-1)[range(8), ids]
+            assert score == pytest.approx(float(each.mean()), abs=1e-4)
+    assert compared
+    with pytest.raises(UserError, match="3 candidates need as many beams"):
+        model.candidates(photos[0], "", 3)
+
+
+def test_a_caption_is_split_from_its_first_word_to_its_middle():
+    caption = "a dog runs on the grass"
+    parts = {split_prefix(caption, random.Random(seed)) for seed in range(50)}
+    assert parts == {
+        ("a", "dog runs on the grass"), ("a dog", "runs on the grass"),
+        ("a dog runs", "on the grass"),
+    }  # fmt: skip
+    assert split_prefix("dog", random.Random(0)) == ("", "dog")
+    assert split_prefix("a dog", random.Random(0)) == ("a", "dog")
 
 
 def test_a_conversation_is_put_as_published(ours):
