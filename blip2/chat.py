@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from blip2.language import Decoding
+from blip2.decoding import Decoding
+from blip2.memory import Memory
 from blip2.processing import clean_text
 
 if TYPE_CHECKING:
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Chat:
-    """Questions and answers about one photo; the photo is encoded once.
+    """Questions and answers about one photo; photo and past turns are read once.
 
     Parameters
     ----------
@@ -32,6 +33,7 @@ class Chat:
         self.model = model
         self.turns: list[tuple[str, str]] = []
         self._visual = model.visual_prompt([photo])  # [1, Q, W]
+        self._memory = Memory()
 
     def ask(self, question: str, **decoding: Any) -> str:
         """Answer a question, mindful of the turns before it.
@@ -41,7 +43,7 @@ class Chat:
         question : str
             Not empty.
         **decoding
-            See :class:`blip2.language.Decoding`.
+            See :class:`blip2.decoding.Decoding`.
 
         Raises
         ------
@@ -61,7 +63,8 @@ class Chat:
 
     def _answer(self, question: str, prompt: str, options: Decoding) -> Iterator[str]:
         pieces = []
-        for piece in self.model.language.stream(self._visual, prompt, options):
+        language = self.model.language
+        for piece in language.stream(self._visual, prompt, options, self._memory):
             pieces.append(piece)
             yield piece
         self.turns.append((question, "".join(pieces)))

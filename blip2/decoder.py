@@ -52,6 +52,11 @@ class FrozenDecoder(FrozenLanguageModel):
         logits = self.model.get_output_embeddings()(hidden[:, :-1][wanted])  # [A, V]
         return F.cross_entropy(logits.float(), targets[:, 1:][wanted])
 
+    def read_tokens(self, num_queries: int, text: str) -> list[int]:
+        """Tokens before the photo, -1 for each of its queries, and those of the text."""
+        before = self.token_ids(self.form.before_photo)
+        return [*before, *[-1] * num_queries, *self.token_ids(text)]
+
     def inputs(self, visual: Tensor, texts: Sequence[str]) -> dict[str, Tensor]:
         """Left-padded embeddings ``[B, L, W]`` of photo and text, and their mask."""
         before = self.embed(self.token_ids(self.form.before_photo))

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from blip2.config import Blip2Config
+from blip2.decoding import Decoding
 from blip2.devices import fast_dtype, pick_device
 from blip2.errors import UserError
-from blip2.language import Decoding, FrozenLanguageModel
+from blip2.language import FrozenLanguageModel
 from blip2.language_models import Placement, build_language_model
 from blip2.processing import clean_text, open_photo
 from blip2.qformer import QFormer
@@ -227,7 +228,7 @@ class Blip2:
         instruction : str
             Empty for a plain description.
         **decoding
-            See :class:`blip2.language.Decoding`.
+            See :class:`blip2.decoding.Decoding`.
 
         Raises
         ------
@@ -246,7 +247,7 @@ class Blip2:
         prompt : str or sequence of str
             One for all, or one for each photo.
         **decoding
-            See :class:`blip2.language.Decoding`.
+            See :class:`blip2.decoding.Decoding`.
 
         Returns
         -------

@@ -4,79 +4,18 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from blip2.decoding import Decoding
 from blip2.errors import UserError
+from blip2.memory import Memory
 from blip2.prompts import PromptForm, Turns
 
+MEMORIES = 8  # conversations whose keys and values are kept
 LANGUAGE_MODELS: dict[str, Callable[[], FrozenLanguageModel]] = {}
-
-
-@dataclass(frozen=True)
-class Decoding:
-    """How words are chosen.
-
-    Attributes
-    ----------
-    num_beams : int
-        Beams of beam search; 1 is greedy, or sampling with ``do_sample``.
-    do_sample : bool
-        Nucleus sampling with ``temperature`` and ``top_p``.
-    max_new_tokens, min_new_tokens : int
-        Length of the answer, in tokens.
-    length_penalty : float
-        Exponent on the length of a beam; above 0 favours long answers.
-    repetition_penalty : float
-        Above 1 discourages tokens that the answer already has.
-    seed : int or None
-        Makes sampling repeatable.
-    """
-
-    num_beams: int = 1
-    do_sample: bool = False
-    temperature: float = 1.0
-    top_p: float = 0.9
-    max_new_tokens: int = 30
-    min_new_tokens: int = 1
-    length_penalty: float = 1.0
-    repetition_penalty: float = 1.0
-    seed: int | None = None
-
-    def __post_init__(self) -> None:
-        limits = {
-            "num_beams": (1, 20),
-            "max_new_tokens": (1, 512),
-            "min_new_tokens": (0, self.max_new_tokens),
-            "temperature": (0.01, 10),
-            "top_p": (0.01, 1),
-            "length_penalty": (-5, 5),
-            "repetition_penalty": (0.1, 10),
-        }
-        for name, (low, high) in limits.items():
-            if not low <= getattr(self, name) <= high:
-                raise UserError(
-                    f"The decoding option {name} is {getattr(self, name)}; choose a value from "
-                    f"{low} to {high}."
-                )
-
-    def arguments(self) -> dict[str, Any]:
-        """The same for the ``generate`` of transformers, without what does not apply."""
-        arguments = {
-            "num_beams": self.num_beams,
-            "do_sample": self.do_sample,
-            "max_new_tokens": self.max_new_tokens,
-            "min_new_tokens": self.min_new_tokens,
-            "repetition_penalty": self.repetition_penalty,
-        }
-        if self.num_beams > 1:
-            arguments["length_penalty"] = self.length_penalty
-        if self.do_sample:
-            arguments |= {"temperature": self.temperature, "top_p": self.top_p, "top_k": 0}
-        return arguments
 
 
 class FrozenLanguageModel(nn.Module):
@@ -107,6 +46,7 @@ class FrozenLanguageModel(nn.Module):
         self.width = model.get_input_embeddings().weight.shape[1]
         # T5's positions are relative, so that it has no limit of its own.
         self.context = getattr(model.config, "max_position_embeddings", 2048)
+        self._memories: list[Memory] = []  # the latest first
 
     def train(self, mode: bool = True) -> FrozenLanguageModel:
         """Stay in eval mode whatever is asked."""
@@ -132,6 +72,10 @@ class FrozenLanguageModel(nn.Module):
     def inputs(self, visual: Tensor, texts: Sequence[str]) -> dict[str, Tensor]:
         """Padded embeddings ``[B, L, W]`` of photo and text, and their mask."""
         raise NotImplementedError
+
+    def read_tokens(self, num_queries: int, text: str) -> list[int]:
+        """Tokens that a cache of keys and values would hold, in order; none if it can't help."""
+        return []
 
     def token_ids(self, text: str) -> list[int]:
         """Tokens of a text, special ones read, none added."""
@@ -160,14 +104,21 @@ class FrozenLanguageModel(nn.Module):
         words = self.model.get_input_embeddings()
         return words(torch.tensor(ids, dtype=torch.long, device=words.weight.device))
 
+    def _attend_to(self, memory: Memory) -> None:
+        """Forget all but the latest conversations: a cache takes megabytes, visitors come many."""
+        others = [other for other in self._memories if other is not memory]
+        for old in others[MEMORIES - 1 :]:
+            old.forget()
+        self._memories = [memory, *others[: MEMORIES - 1]]
+
     @torch.inference_mode()
     def generate(
         self,
         visual: Tensor,
         texts: Sequence[str],
         decoding: Decoding,
-        stopping_criteria: Any = None,
-        streamer: Any = None,
+        memory: Memory | None = None,
+        **watching: Any,
     ) -> list[str]:
         """Answer prompts about photos.
 
@@ -179,8 +130,10 @@ class FrozenLanguageModel(nn.Module):
             What follows each photo, from :meth:`prompt`.
         decoding : Decoding
             How words are chosen.
-        stopping_criteria, streamer
-            As the ``generate`` of transformers takes them.
+        memory : Memory, optional
+            Of a conversation about the one photo; without beams, what it holds is not read again.
+        **watching
+            ``stopping_criteria`` and ``streamer``, as the ``generate`` of transformers takes them.
 
         Returns
         -------
@@ -189,14 +142,21 @@ class FrozenLanguageModel(nn.Module):
         """
         if decoding.seed is not None:
             torch.manual_seed(decoding.seed)
+        read: list[int] = []
+        if memory is not None and decoding.num_beams == 1 and len(texts) == 1:
+            read = self.read_tokens(visual.shape[1], texts[0])
+        if read:
+            self._attend_to(memory)
+            watching["past_key_values"] = memory.recall(read, self.model.config)
         ids = self.model.generate(
             **self.inputs(visual, texts),
             **decoding.arguments(),
             eos_token_id=self.end_token_id,
             pad_token_id=self.end_token_id,
-            stopping_criteria=stopping_criteria,
-            streamer=streamer,
+            **watching,
         )
+        if read:
+            memory.keep([*read, *ids[0].tolist()])
         return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
     @torch.inference_mode()
@@ -255,14 +215,16 @@ class FrozenLanguageModel(nn.Module):
         groups = [pairs[start : start + number] for start in range(0, len(pairs), number)]
         return [sorted(group, key=lambda pair: -pair[1]) for group in groups]
 
-    def stream(self, visual: Tensor, text: str, decoding: Decoding) -> Iterator[str]:
+    def stream(
+        self, visual: Tensor, text: str, decoding: Decoding, memory: Memory | None = None
+    ) -> Iterator[str]:
         """Answer one prompt piece by piece; beams can only be shown when they are finished.
 
         Parameters
         ----------
         visual : Tensor
             ``[1, Q, W]``.
-        text, decoding
+        text, decoding, memory
             As in :meth:`generate`.
 
         Yields
@@ -284,9 +246,10 @@ class FrozenLanguageModel(nn.Module):
 
         def work() -> None:
             try:
-                criteria = StoppingCriteriaList([Stop()])
-                shown = {"streamer": streamer} if alone else {}
-                answers = self.generate(visual, [text], decoding, criteria, **shown)
+                watching = {"stopping_criteria": StoppingCriteriaList([Stop()])}
+                if alone:
+                    watching["streamer"] = streamer
+                answers = self.generate(visual, [text], decoding, memory, **watching)
                 if not alone:
                     streamer.on_finalized_text(answers[0], stream_end=True)
             except BaseException as error:  # handed to the reader below, which raises it

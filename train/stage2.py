@@ -142,7 +142,7 @@ class Stage2Validation:
         import numpy as np
         from tqdm import tqdm
 
-        from blip2.language import Decoding
+        from blip2.decoding import Decoding
 
         rows = np.arange(len(self.photos))
         losses = []

@@ -3,8 +3,10 @@
 import pytest
 import torch
 
+from blip2.decoding import Decoding
 from blip2.errors import UserError
-from blip2.language import Decoding
+from blip2.language import MEMORIES
+from blip2.memory import Memory
 from tests.tiny import features, stage2
 
 PROMPTS = ["describe this photo", "what is this ?"] * 4
@@ -132,6 +134,47 @@ def test_the_same_seed_samples_the_same_words():
         for seed in (1, 1, 2)
     ]
     assert draw[0] == draw[1] != draw[2]
+
+
+def test_a_conversation_reads_only_what_is_new_and_says_the_same():
+    model = stage2().eval()
+    language = model.language
+    with torch.no_grad():
+        visual = model.prompt(features(1))
+    lengths = []
+    hook = language.model.get_decoder().register_forward_pre_hook(
+        lambda module, args, given: lengths.append(given["inputs_embeds"].shape[1])
+        if given.get("inputs_embeds") is not None else None,
+        with_kwargs=True,
+    )  # fmt: skip
+    memory, turns = Memory(), []
+    for question in ("what is this ?", "a red dog ?", "what is the man on ?"):
+        text = language.prompt(question, turns)
+        asked = Decoding(max_new_tokens=6, min_new_tokens=6)
+        lengths.clear()
+        answer = language.generate(visual, [text], asked, memory)[0]
+        read = lengths[0]
+        lengths.clear()
+        assert language.generate(visual, [text], asked)[0] == answer  # all read anew
+        assert read == lengths[0] if not turns else read < lengths[0] - 4
+        turns.append((question, answer))
+    # Another question in the place of the last: what differs is read again.
+    text = language.prompt("a boy ?", turns[:1])
+    assert language.generate(visual, [text], asked, memory) == language.generate(
+        visual, [text], asked
+    )
+    hook.remove()
+
+
+def test_only_the_latest_conversations_are_remembered():
+    model = stage2().eval()
+    language = model.language
+    with torch.no_grad():
+        visual = model.prompt(features(1))
+    memories = [Memory() for _ in range(MEMORIES + 2)]
+    for memory in memories:
+        language.generate(visual, [language.prompt("what ?")], Decoding(), memory)
+    assert [memory._cache is None for memory in memories] == [True, True] + [False] * MEMORIES
 
 
 @pytest.mark.parametrize(

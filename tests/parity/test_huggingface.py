@@ -10,10 +10,10 @@ from transformers import BlipImageProcessorPil
 
 from blip2 import Blip2, Blip2Retriever, UserError
 from blip2.checkpoints import CheckpointError
+from blip2.decoding import Decoding
 from blip2.encoder_decoder import split_prefix
 from blip2.generation import VisualPrompt
 from blip2.huggingface import save_huggingface
-from blip2.language import Decoding
 from blip2.names import HUGGING_FACE, translations
 from blip2.vision_transformers import ClipViT
 from tests.parity.published import IMAGE, randomise, write
