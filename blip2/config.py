@@ -78,6 +78,9 @@ class Blip2Config:
     image_norm_eps : float
         Of the LayerNorm on the image features: 1e-5 in the official code, 1e-6 in the published
         Hugging Face checkpoints.
+    match_temperature : float
+        Divisor of ITM's log-odds, fitted on photos that were not trained on (temperature scaling):
+        a matching head is surer of photos that it does not know than it should be.
     lm_head : bool
         Whether stage 1 has the head of ITG; published Hugging Face checkpoints lack it.
     """
@@ -92,6 +95,7 @@ class Blip2Config:
     language_model: str = ""
     language_width: int = 0
     image_norm_eps: float = 1e-5
+    match_temperature: float = 1.0
     lm_head: bool = True
     qformer: QFormerConfig = field(default_factory=QFormerConfig)
 

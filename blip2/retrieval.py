@@ -81,6 +81,7 @@ class Blip2Retriever:
         self.num_queries = model.config.qformer.num_queries
         self.dim = model.config.embed_dim
         self.temperature = float(model.temperature.detach())
+        self.match_temperature = model.config.match_temperature
 
     @classmethod
     def from_pretrained(
@@ -226,7 +227,7 @@ class Blip2Retriever:
         if photos and texts:
             queries = self.model.qformer(states, ids, mask, "bidirectional").queries
             found["pair_states"] = queries
-            found["match"] = self.model.itm_head(queries).mean(1).softmax(-1)[:, 1]
+            found["match"] = self._probability(self.model.itm_head(queries).mean(1))
         return {name: value.cpu() for name, value in found.items()}
 
     @torch.inference_mode()
@@ -321,7 +322,11 @@ class Blip2Retriever:
             self.device.type, self.match_dtype, enabled=self.match_dtype != torch.float32
         ):
             logits = self.model.match_logits(states, ids, mask)
-        return logits.float().softmax(-1)[:, 1].cpu()
+        return self._probability(logits).cpu()
+
+    def _probability(self, logits: Tensor) -> Tensor:  # [B, 2] -> [B]
+        """Probability of a match, calibrated."""
+        return (logits.float() / self.match_temperature).softmax(-1)[:, 1]
 
     def _pieces(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         ids, mask = self.tokenizer(list(texts))

@@ -177,7 +177,12 @@ def evaluate_retrieval(retriever: Any, samples: list[Sample], args: argparse.Nam
     import numpy as np
 
     from blip2.retrieval import joint_score
-    from train.metrics import match_candidates, recalls, reranked_recalls
+    from train.metrics import (
+        fit_match_temperature,
+        match_candidates,
+        recalls,
+        reranked_recalls,
+    )
     from train.scoring import itc_scores, match_pairs
 
     texts = [text for s in samples for text in s.captions[: args.captions_per_photo]]
@@ -191,7 +196,7 @@ def evaluate_retrieval(retriever: Any, samples: list[Sample], args: argparse.Nam
     if args.texts_limit and args.texts_limit < len(texts):
         subset = np.arange(args.texts_limit) * len(texts) // args.texts_limit
     metrics = {"itc": recalls(scores, photo_of_text)}
-    pairs_scored = 0
+    pairs_scored, fitted = 0, {}
     if args.k_test:
         if subset is not None:
             metrics["itc_subset"] = recalls(scores, photo_of_text, subset)
@@ -205,12 +210,20 @@ def evaluate_retrieval(retriever: Any, samples: list[Sample], args: argparse.Nam
         fused = joint_score(scores, matched, 1 / itc_weight if itc_weight else np.inf)
         for name, order in (("itm", matched), ("itm+itc", fused)):
             metrics[name] = reranked_recalls(scores, order, photo_of_text, args.k_test, subset)
+        factor = fit_match_temperature(
+            scores, matched, photo_of_text, retriever.temperature, args.k_test, subset
+        )
+        fitted = {
+            "match_temperature": retriever.match_temperature,
+            "match_temperature_fitted": round(factor * retriever.match_temperature, 3),
+        }
     return {
         "settings": {
             "captions_per_photo": args.captions_per_photo,
             "k_test": args.k_test,
             "itc_weight": itc_weight,
             "batch_size": batch_size,
+            **fitted,
         },
         "counts": {
             "photos": len(samples),

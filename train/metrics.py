@@ -119,6 +119,60 @@ def reranked_recalls(
     return _as_recalls(to_text, to_photo)
 
 
+def fit_match_temperature(
+    scores: np.ndarray,
+    matched: np.ndarray,
+    photo_of_text: np.ndarray,
+    temperature: float,
+    k_test: int,
+    texts: np.ndarray | None = None,
+) -> float:
+    """Divisor of ITM's log-odds under which the joint score finds the right candidate likeliest.
+
+    Each query's candidates compete in a softmax over their joint scores; the divisor that gives
+    the right ones the highest likelihood is fitted (Guo et al., ICML 2017).
+
+    Parameters
+    ----------
+    scores, photo_of_text, k_test, texts
+        As given to :func:`match_candidates` and :func:`reranked_recalls`.
+    matched : ndarray
+        ``[T, P]`` probabilities from ITM, with no divisor or with the one that shall be mended.
+    temperature : float
+        ITC's.
+
+    Returns
+    -------
+    float
+        Between 0.1 and 100, to be multiplied with the divisor in use.
+    """
+    from scipy.optimize import minimize_scalar
+
+    truth = _truth(scores, photo_of_text)
+    image_candidates, text_candidates = _candidates(scores, k_test, texts)
+    sure = np.clip(matched, 1e-9, 1 - 1e-9)
+    odds = np.log(sure / (1 - sure))  # [T, P]
+    queries = []
+    for of, candidates, right, similar in (
+        (odds, image_candidates, truth, scores),
+        (odds.T, text_candidates.T, truth.T, scores.T),
+    ):
+        for row in np.flatnonzero((candidates & right).any(1)):
+            among = candidates[row]
+            queries.append((of[row, among], similar[row, among] / temperature, right[row, among]))
+
+    def loss(logarithm: float) -> float:
+        total = 0.0
+        for own, similar, right in queries:
+            joint = own / np.exp(logarithm) + similar
+            joint -= joint.max()
+            total -= np.log(np.exp(joint[right]).sum() / np.exp(joint).sum())
+        return total
+
+    found = minimize_scalar(loss, bounds=(np.log(0.1), np.log(100)), method="bounded")
+    return float(np.exp(found.x))
+
+
 @dataclass
 class CaptionScores:
     """How captions match their references.

@@ -78,7 +78,7 @@ class States:
 class Retriever:
     """Embeddings that take green for red; matching that knows better."""
 
-    name, fingerprint, temperature = "fake-itm", "f00d", 1.0
+    name, fingerprint, temperature, match_temperature = "fake-itm", "f00d", 1.0, 1.0
 
     def __init__(self):
         self.encoded, self.batches, self.pairs = [], [], []

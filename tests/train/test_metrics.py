@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 
 from train import tokenise
-from train.metrics import match_candidates, recalls, reranked_recalls, score_captions
+from train.metrics import (
+    fit_match_temperature,
+    match_candidates,
+    recalls,
+    reranked_recalls,
+    score_captions,
+)
 from train.tokenise import PlainTokeniser, PTBTokeniser, best_tokeniser, java_version
 
 
@@ -138,6 +144,33 @@ def test_a_right_photo_outside_the_candidates_stays_behind_them():
     owner = np.array([0, 1, 2])
     perfect = match_candidates(scores, lambda p: (p[:, 0] == owner[p[:, 1]]) * 1.0, 2)
     assert reranked_recalls(scores, perfect, owner, 2)["IR@1"] == pytest.approx(2 / 3)
+
+
+def test_the_divisor_of_a_head_that_is_too_sure():
+    """Photos are drawn as a calibrated head says; one three times as sure is divided by three."""
+    draw = np.random.default_rng(2)
+    scores = draw.normal(0, 0.2, (1500, 30))
+    odds, temperature = draw.normal(0, 1.5, (1500, 30)), 0.1
+    joint = np.exp(odds + scores / temperature)
+    owner = np.array([draw.choice(30, p=row / row.sum()) for row in joint])
+    assert set(owner) == set(range(30))
+    sure = 1 / (1 + np.exp(-3 * odds))
+    fitted = fit_match_temperature(scores, sure, owner, temperature, 30)
+    assert 2.5 < fitted < 3.5
+
+    def loss(divisor):  # one query at a time, no candidate left out of the reference's choice
+        total = 0.0
+        for t in range(1500):
+            weights = [math.exp(3 * odds[t, p] / divisor + scores[t, p] / 0.1) for p in range(30)]
+            total -= math.log(weights[owner[t]] / sum(weights))
+        for p in range(30):
+            among = sorted(range(1500), key=lambda t: -scores[t, p])[:30]
+            weights = {t: math.exp(3 * odds[t, p] / divisor + scores[t, p] / 0.1) for t in among}
+            right = sum(w for t, w in weights.items() if owner[t] == p)
+            total -= math.log(right / sum(weights.values())) if right else 0.0
+        return total
+
+    assert loss(fitted) < min(loss(0.97 * fitted), loss(1.03 * fitted))
 
 
 def test_a_match_that_gives_no_number_is_refused():
