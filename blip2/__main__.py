@@ -167,7 +167,7 @@ def _parser() -> argparse.ArgumentParser:
         "--model",
         default="mini",
         metavar="ID",
-        help="mini, or a folder with a checkpoint (default: %(default)s)",
+        help="mini, Salesforce/blip2-..., a folder or a .pth file (default: %(default)s)",
     )
     shared.add_argument("--num-beams", type=_count, default=1, metavar="N", help="1 is greedy")
     shared.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1 ... (default: the best)")

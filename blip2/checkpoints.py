@@ -18,6 +18,7 @@ from blip2.config import Blip2Config
 from blip2.errors import UserError
 
 EMBEDDED = Path(__file__).parent / "pretrained"
+WHOLE, PART = 256 * 2**20, 64 * 2**10  # bytes, of a file and of a part of it that is hashed
 MAX_SHARD = "45MB"  # many hosts of repositories refuse or warn of files over 50 MB
 
 
@@ -187,10 +188,25 @@ def fingerprint(folder: str | Path) -> str:
     digest = hashlib.sha256()
     for path in sorted(Path(folder).glob("*")):
         if path.name == "config.json" or path.suffix == ".safetensors":
-            digest.update(path.name.encode())
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
+            digest.update(path.name.encode() + file_digest(path))
     return digest.hexdigest()
+
+
+def file_digest(path: Path) -> bytes:
+    """SHA-256 of a file; of one above 256 MB, of its length and 256 parts spread over it.
+
+    Reading 30 GB would take longer than loading them; training on changes all tensors, so that
+    the parts tell two checkpoints apart.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        if size <= WHOLE:
+            return hashlib.file_digest(file, "sha256").digest()
+        digest = hashlib.sha256(str(size).encode())
+        for part in range(256):
+            file.seek(part * (size - PART) // 255)
+            digest.update(file.read(PART))
+    return digest.digest()
 
 
 @torch.no_grad()

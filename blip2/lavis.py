@@ -6,7 +6,6 @@ and plain containers; where you can choose, prefer a safetensors checkpoint all 
 
 from __future__ import annotations
 
-import hashlib
 import re
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from blip2.checkpoints import CheckpointError, fill
+from blip2.checkpoints import CheckpointError, file_digest, fill
 from blip2.config import PAPER_LANGUAGE_MODELS, Blip2Config, QFormerConfig
 from blip2.language import FrozenLanguageModel
 from blip2.language_models import Placement, build_language_model
@@ -187,8 +186,7 @@ class LavisFile:
 
     def fingerprint(self) -> str:
         """Digest of the file."""
-        with self.path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_digest(self.path).hex()
 
 
 def eva_state(theirs: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ import textwrap
 import pytest
 import torch
 
-from blip2 import Blip2, Blip2Retriever, UserError
+from blip2 import Blip2, Blip2Retriever, UserError, checkpoints
 from tests.parity.published import write
 
 
@@ -96,6 +96,23 @@ def test_a_model_that_the_hub_does_not_give(tmp_path):
         "reached and it is not in the cache; try again later, name a folder, or use the embedded "
         "mini and mini-itm.\n"
     ), done.stderr
+
+
+def test_a_large_file_is_told_by_parts_of_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoints, "WHOLE", 2**20)
+    monkeypatch.setattr(checkpoints, "PART", 8192)
+    content = bytearray(2 * 2**20)
+    file = tmp_path / "model.safetensors"
+    seen = set()
+    for change in (None, 0, 2**20, 2 * 2**20 - 1):
+        if change is not None:
+            content[change] ^= 1
+        file.write_bytes(content)
+        seen.add(checkpoints.fingerprint(tmp_path))
+    file.write_bytes(content + b"1")
+    seen.add(checkpoints.fingerprint(tmp_path))
+    assert len(seen) == 5
+    assert checkpoints.fingerprint(tmp_path) in seen
 
 
 def test_a_gigabyte_in_shards_takes_no_second_copy(tmp_path):
