@@ -15,6 +15,7 @@ from blip2.devices import fast_dtype, pick_device
 from blip2.errors import UserError
 from blip2.language import FrozenLanguageModel
 from blip2.language_models import Placement, build_language_model
+from blip2.objectives import diversity_loss
 from blip2.processing import clean_text, open_photo
 from blip2.qformer import QFormer
 from blip2.representation import ImageReader
@@ -43,8 +44,12 @@ class VisualPrompt(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:  # [B, N, C] -> [B, Q, W]
         """Soft visual prompts of frozen image features."""
+        return self.projection(self.queries(features))
+
+    def queries(self, features: Tensor) -> Tensor:  # [B, N, C] -> [B, Q, D]
+        """What the queries read from image features."""
         states = self.qformer.image_states(self.image_reader(features))
-        return self.projection(self.qformer.encode_image(states).queries)
+        return self.qformer.encode_image(states).queries
 
 
 class Stage2(nn.Module):
@@ -56,17 +61,26 @@ class Stage2(nn.Module):
         Trained.
     language : FrozenLanguageModel
         Frozen.
+    diversity : float
+        Weight of :func:`blip2.objectives.diversity_loss`.
     """
 
-    def __init__(self, prompt: VisualPrompt, language: FrozenLanguageModel) -> None:
+    def __init__(
+        self, prompt: VisualPrompt, language: FrozenLanguageModel, diversity: float = 0.0
+    ) -> None:
         super().__init__()
         self.prompt, self.language = prompt, language
+        self.diversity = diversity
 
     def forward(
         self, features: Tensor, instructions: Sequence[str], answers: Sequence[str]
     ) -> dict[str, Tensor]:
         """Language-modelling loss ``lm`` of a batch, features ``[B, N, C]``."""
-        return {"lm": self.language.loss(self.prompt(features), instructions, answers)}
+        queries = self.prompt.queries(features)
+        lm = self.language.loss(self.prompt.projection(queries), instructions, answers)
+        if not self.diversity:
+            return {"lm": lm}
+        return {"lm": lm, "diversity": self.diversity * diversity_loss(queries)}
 
 
 class Blip2:

@@ -1,4 +1,4 @@
-"""The three objectives of stage 1 (paper, section 3.2) as functions of tensors."""
+"""The three objectives of stage 1 (paper, section 3.2) as functions of tensors, and a fourth."""
 
 from __future__ import annotations
 
@@ -132,3 +132,31 @@ def itg_loss(logits: Tensor, targets: Tensor, label_smoothing: float = 0.1) -> T
         Share of the target that is spread over the vocabulary.
     """
     return F.cross_entropy(logits.float(), targets, label_smoothing=label_smoothing)
+
+
+def diversity_loss(queries: Tensor, epsilon: float = 0.01) -> Tensor:
+    """Repulsion between the queries of a photo: the volume that what they say of it spans.
+
+    Neither the maximum over queries in ITC nor the mean over them in ITM keeps queries apart, and
+    all of them may end up as one. What each query says of a photo is its state less its mean over
+    the batch; the loss is minus the log-determinant of the cosines between those, for each query.
+    It is 0 for uncorrelated queries, and its gradient does not vanish where they are nearly equal.
+
+    Parameters
+    ----------
+    queries : Tensor
+        ``[B, Q, D]``, of at least two photos.
+    epsilon : float
+        Added to the diagonal; bounds the loss.
+
+    Returns
+    -------
+    Tensor
+        Scalar.
+    """
+    with torch.autocast(queries.device.type, enabled=False):
+        states = queries.float()
+        said = F.normalize(states - states.mean(0), dim=-1)  # [B, Q, D]
+        unit = torch.eye(said.shape[1], device=said.device)
+        volume = torch.logdet(said @ said.transpose(1, 2) + epsilon * unit)  # [B]
+        return -volume.mean() / said.shape[1]

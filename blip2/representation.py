@@ -10,7 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blip2.config import Blip2Config
-from blip2.objectives import hard_negatives, itc_loss, itg_loss, itm_loss, similarity
+from blip2.objectives import (
+    diversity_loss,
+    hard_negatives,
+    itc_loss,
+    itg_loss,
+    itm_loss,
+    similarity,
+)
 from blip2.qformer import ImageStates, QFormer
 
 
@@ -124,6 +131,7 @@ class Representation(nn.Module):
         image_ids: Tensor,
         hardness: float = 1.0,
         kept: Tensor | None = None,
+        diversity: float = 0.0,
     ) -> dict[str, Tensor]:
         """Compute the three losses of a batch of pairs.
 
@@ -139,11 +147,14 @@ class Representation(nn.Module):
             Of ITM's negatives, see :func:`blip2.objectives.hard_negatives`.
         kept : Tensor, optional
             ``[B, K]``, which of a photo's ``N`` features are read; default all.
+        diversity : float
+            Weight of :func:`blip2.objectives.diversity_loss`, which the paper does without.
 
         Returns
         -------
         dict
-            Scalars ``itc``, ``itm``, ``itg``; their sum is the stage's loss (equal weights).
+            Scalars ``itc``, ``itm``, ``itg``; their sum is the stage's loss (equal weights). With
+            a weight, ``diversity``, too.
         """
         image = self.image_states(features, kept)
         encoded = self.qformer.encode_image(image)
@@ -160,7 +171,10 @@ class Representation(nn.Module):
         itm = itm_loss(logits, (torch.arange(3 * len(ids), device=ids.device) < len(ids)).long())
 
         itg = self._itg(ids, mask, encoded.query_cache)
-        return {"itc": itc, "itm": itm, "itg": itg}
+        losses = {"itc": itc, "itm": itm, "itg": itg}
+        if diversity:
+            losses["diversity"] = diversity * diversity_loss(encoded.queries)
+        return losses
 
     def _itg(self, ids: Tensor, mask: Tensor, query_cache: list) -> Tensor:
         inputs = ids.clone()

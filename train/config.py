@@ -57,6 +57,9 @@ class Recipe:
         ``"bf16"``, ``"fp16"`` or ``"no"``.
     prompts : tuple of str
         Stage 2: instructions, one drawn for each photo.
+    diversity : float
+        Weight of the loss that keeps the queries apart, see
+        :func:`blip2.objectives.diversity_loss`; 0 as in the paper.
     split_captions : bool
         Stage 2 of an encoder-decoder: the first part of a caption is read, the rest is written.
     match_scale : bool
@@ -90,6 +93,7 @@ class Recipe:
     keep: int = 2
     precision: str = "bf16"
     prompts: tuple[str, ...] = ()
+    diversity: float = 0.0
     split_captions: bool = False
     match_scale: bool = False
     seed: int = 0
@@ -100,7 +104,7 @@ LEAST = {
     "views": 1, "epochs": 1, "batch_size": 2, "learning_rate": 1e-12, "warmup_steps": 0,
     "final_learning_rate": 0, "fresh_learning_rate": 0, "weight_decay": 0, "clip_norm": 0,
     "hardness_epochs": 0, "save_every": 1, "validate_every": 1, "log_every": 1, "keep": 1,
-    "seed": 0, "token_keep": 0.01,
+    "seed": 0, "token_keep": 0.01, "diversity": 0,
 }  # fmt: skip
 MOST = {"token_keep": 1}
 

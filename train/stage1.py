@@ -68,6 +68,7 @@ def run(recipe: Recipe) -> None:
             batch.image_ids.to(device),
             hardness,
             kept,
+            recipe.diversity,
         )
 
     validate = None

@@ -61,7 +61,7 @@ def run(recipe: Recipe) -> None:
         language.model.set_attn_implementation("eager")
     if recipe.match_scale:
         match_scale(prompt, language)
-    model = Stage2(prompt, language)
+    model = Stage2(prompt, language, recipe.diversity)
     photos = CaptionedPhotos(
         recipe.data, config.image_encoder, recipe.cache, recipe.views, recipe.seed
     )

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from blip2.objectives import (
+    diversity_loss,
     hard_negatives,
     itc_loss,
     itc_targets,
@@ -166,3 +167,35 @@ def test_the_losses_of_a_batch_against_pair_by_pair_passes(monkeypatch):
     assert losses["itc"] == pytest.approx(itc, rel=1e-4)
     assert losses["itm"] == pytest.approx(itm, rel=1e-4)
     assert losses["itg"] == pytest.approx(total / count, rel=1e-4)
+
+
+def test_diversity_against_loops_and_its_ends():
+    torch.manual_seed(0)
+    queries = torch.randn(3, 4, 6)
+    total = 0.0
+    for photo in range(3):
+        said = [queries[photo, q] - sum(queries[p, q] for p in range(3)) / 3 for q in range(4)]
+        gram = torch.zeros(4, 4)
+        for i in range(4):
+            for j in range(4):
+                gram[i, j] = (said[i] @ said[j]) / (said[i].norm() * said[j].norm())
+            gram[i, i] += 0.01
+        total -= float(torch.linalg.det(gram).log()) / 4
+    assert float(diversity_loss(queries)) == pytest.approx(total / 3, rel=1e-4)
+    # What is the same in every photo does not count, however far apart the queries are.
+    same = torch.randn(3, 1, 6).expand(3, 4, 6) + 10 * torch.randn(1, 4, 6)
+    assert float(diversity_loss(same)) > 3
+    signs = torch.tensor([1.0, -1.0]).view(2, 1, 1)
+    assert abs(float(diversity_loss(signs * torch.eye(4, 6)))) < 0.02
+
+
+def test_diversity_parts_queries_that_have_become_one():
+    torch.manual_seed(0)
+    queries = (torch.randn(8, 1, 16) + 0.03 * torch.randn(8, 4, 16)).requires_grad_()
+    optimizer = torch.optim.Adam([queries], lr=0.02)
+    start = float(diversity_loss(queries).detach())
+    for _ in range(60):
+        optimizer.zero_grad()
+        diversity_loss(queries).backward()
+        optimizer.step()
+    assert start > 2 and float(diversity_loss(queries).detach()) < 0.3
