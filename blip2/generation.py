@@ -305,9 +305,14 @@ class Blip2:
         text = self._text(prompt)
         return self.language.stream(self.visual_prompt([photo]), text, options)
 
+    @property
+    def default_prompt(self) -> str:
+        """What asks for a caption where nothing is asked."""
+        return self.language.form.caption
+
     def _text(self, prompt: str) -> str:
         """What follows the photo; an empty prompt asks for a caption."""
-        asked = clean_text(prompt, "instruction", default=self.language.form.caption)
+        asked = clean_text(prompt, "instruction", default=self.default_prompt)
         return self.language.prompt(asked)
 
     def chat(self, photo: Any) -> Chat:

@@ -143,7 +143,7 @@ def evaluate_captions(model: Any, samples: list[Sample], args: argparse.Namespac
     scores = score_captions(captions, [s.captions for s in samples], meteor=args.meteor)
     return {
         "settings": {
-            "prompt": args.prompt or model.language.form.caption,
+            "prompt": args.prompt or model.default_prompt,
             **decoding,
             "batch_size": batch_size,
         },

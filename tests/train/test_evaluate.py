@@ -54,7 +54,7 @@ def nearest(rgb) -> str:
 
 
 class Captioner:
-    name, device = "fake", torch.device("cpu")
+    name, device, default_prompt = "fake", torch.device("cpu"), "Describe this photo."
 
     def __init__(self, wrong: str = ""):
         self.calls, self.wrong = [], wrong
