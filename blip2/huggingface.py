@@ -7,6 +7,7 @@ quantisation).
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -323,9 +324,10 @@ def save_huggingface(
         state |= _prefixed(LANGUAGE, language.model.state_dict().items())
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    vision = encoder.model.config
+    # Copies: transformers changes the configurations that it puts together.
+    vision = copy.deepcopy(encoder.model.config)
     token = None if language is None else len(language.tokenizer)
-    text = None if language is None else language.model.config
+    text = None if language is None else copy.deepcopy(language.model.config)
     their_config(config, vision, text, token).save_pretrained(folder)
     save_torch_state_dict(state, folder, metadata={"format": "pt"})
     if language is not None:

@@ -223,18 +223,20 @@ def test_embeddings_and_matches(ours, theirs, photos, pixels):
 
 
 @pytest.mark.parametrize("kind", ["opt", "t5", "itm"])
-def test_the_way_back(kind, ours, theirs, pixels, tmp_path):
+def test_the_way_back(kind, ours, theirs, photos, tmp_path):
     own = ours[kind]
+    before = None if kind == "itm" else own.generate(photos, PROMPTS, max_new_tokens=9)
     if kind == "itm":
         save_huggingface(tmp_path, own.model.config, own.model, own.encoder)
     else:
         save_huggingface(tmp_path, own.prompt.config, own.prompt, own.encoder, own.language)
+        assert own.generate(photos, PROMPTS, max_new_tokens=9) == before  # saving changes nothing
+        assert own.language.model.config._attn_implementation == "sdpa"
     again, report = type(theirs[kind]).from_pretrained(tmp_path, output_loading_info=True)
     assert not any(report.values()), report
-    before = theirs[kind].state_dict()
     after = again.state_dict()
-    assert set(after) == set(before)
-    for name, value in before.items():
+    assert set(after) == set(theirs[kind].state_dict())
+    for name, value in theirs[kind].state_dict().items():
         torch.testing.assert_close(after[name], value, rtol=0, atol=0)
 
 
