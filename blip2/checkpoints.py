@@ -61,16 +61,17 @@ def fetch_from_hub(name: str) -> Path:
     wanted = ["*.json", "*.safetensors", "*.txt", "*.model"]
     try:
         return Path(snapshot_download(name, allow_patterns=wanted))
-    except LocalEntryNotFoundError as error:
-        problem, error_ = "the Hugging Face Hub can't be reached and it is not in the cache", error
-    except HfHubHTTPError as error:
-        problem, error_ = "the Hugging Face Hub has none of this name for you", error
-    except (OSError, httpx.HTTPError) as error:
-        problem, error_ = f"its download failed ({error})", error
-    raise CheckpointError(
-        f"The model {name} can't be loaded: {problem}; try again later, name a folder, or use the "
-        "embedded mini and mini-itm."
-    ) from error_
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError, httpx.HTTPError) as error:
+        if isinstance(error, LocalEntryNotFoundError):
+            problem = "the Hugging Face Hub can't be reached and it is not in the cache"
+        elif isinstance(error, HfHubHTTPError):
+            problem = "the Hugging Face Hub has none of this name for you"
+        else:
+            problem = f"its download failed ({error})"
+        raise CheckpointError(
+            f"The model {name} can't be loaded: {problem}; try again later, name a folder, or use "
+            "the embedded mini and mini-itm."
+        ) from error
 
 
 def is_huggingface(folder: Path) -> bool:

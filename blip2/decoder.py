@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from blip2.language import FrozenLanguageModel, register_language_model
+from blip2.language import FrozenLanguageModel, pad, register_language_model
 from blip2.prompts import CHATML
 
 
@@ -16,20 +16,7 @@ class FrozenDecoder(FrozenLanguageModel):
     """A frozen decoder-only language model: soft visual prompt, then text, then the answer."""
 
     def loss(self, visual: Tensor, prompts: Sequence[str], answers: Sequence[str]) -> Tensor:
-        """Language-modelling loss on the answers and their end token (section 3.3).
-
-        Parameters
-        ----------
-        visual : Tensor
-            ``[B, Q, W]`` soft visual prompts.
-        prompts, answers : sequence of str
-            ``B`` instructions and what should be answered.
-
-        Returns
-        -------
-        Tensor
-            Scalar, the mean over answer tokens.
-        """
+        """Language-modelling loss on the answers; see :meth:`FrozenLanguageModel.loss`."""
         before = self.embed(self.token_ids(self.form.before_photo))
         rows, labels = [], []
         for photo, prompt, answer in zip(visual, prompts, answers, strict=True):
@@ -40,13 +27,9 @@ class FrozenDecoder(FrozenLanguageModel):
             labels.append(
                 torch.tensor([-100] * (len(rows[-1]) - len(target)) + target, device=visual.device)
             )
-        embeds = nn.utils.rnn.pad_sequence(rows, batch_first=True)  # [B, L, W]
+        padded = pad(rows)
         targets = nn.utils.rnn.pad_sequence(labels, batch_first=True, padding_value=-100)
-        lengths = torch.tensor([len(row) for row in rows], device=visual.device)
-        mask = torch.arange(embeds.shape[1], device=visual.device) < lengths[:, None]
-        hidden = self.model.base_model(
-            inputs_embeds=embeds, attention_mask=mask.long(), use_cache=False
-        ).last_hidden_state  # [B, L, W]
+        hidden = self.model.base_model(**padded, use_cache=False).last_hidden_state  # [B, L, W]
         # The token at t predicts the one at t + 1; only answers reach the vocabulary.
         wanted = targets[:, 1:] != -100
         logits = self.model.get_output_embeddings()(hidden[:, :-1][wanted])  # [A, V]
@@ -64,12 +47,7 @@ class FrozenDecoder(FrozenLanguageModel):
             torch.cat([before, photo.to(before.dtype), self.embed(self.token_ids(text))])
             for photo, text in zip(visual, texts, strict=True)
         ]
-        embeds = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_side="left")
-        lengths = torch.tensor([len(row) for row in rows], device=embeds.device)
-        mask = torch.arange(embeds.shape[1], device=embeds.device) >= (
-            embeds.shape[1] - lengths[:, None]
-        )
-        return {"inputs_embeds": embeds, "attention_mask": mask.long()}
+        return pad(rows, side="left")
 
 
 @register_language_model("smollm2-135m-instruct")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from blip2.language import FrozenLanguageModel
+from blip2.language import FrozenLanguageModel, pad
 
 
 class FrozenEncoderDecoder(FrozenLanguageModel):
@@ -37,10 +37,7 @@ class FrozenEncoderDecoder(FrozenLanguageModel):
         for photo, text in zip(visual, texts, strict=True):
             words = self.embed(self.token_ids(text))
             rows.append(torch.cat([photo.to(words), words]))
-        embeds = nn.utils.rnn.pad_sequence(rows, batch_first=True)  # [B, L, W]
-        lengths = torch.tensor([len(row) for row in rows], device=embeds.device)
-        mask = torch.arange(embeds.shape[1], device=embeds.device) < lengths[:, None]
-        return {"inputs_embeds": embeds, "attention_mask": mask.long()}
+        return pad(rows)
 
 
 def split_prefix(caption: str, draw: random.Random) -> tuple[str, str]:

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import nn
@@ -20,7 +19,7 @@ from blip2.checkpoints import CheckpointError, fingerprint
 from blip2.config import Blip2Config, QFormerConfig
 from blip2.language import FrozenLanguageModel
 from blip2.language_models import Placement, quiet, wrap
-from blip2.names import HUGGING_FACE, translate, translations
+from blip2.names import HUGGING_FACE, translations
 from blip2.vision import ImageEncoder
 from blip2.vision_transformers import EvaViT
 
@@ -58,7 +57,7 @@ class Published:
                 f"{folder} holds a {named} and a {needed} is needed here; choose such a checkpoint."
             )
         self.config = our_config(self.theirs, stage, folder.name)
-        self.files = tensor_files(folder)  # name of a tensor -> file that holds it
+        self.files = tensor_files(folder)
 
     def build(self, kind: type[Trained], device: torch.device) -> Trained:
         """One of our modules with the checkpoint's weights, in fp32 and eval mode.
@@ -93,24 +92,17 @@ class Published:
         wanted = translations(own, HUGGING_FACE)
         problems = [f"{name} is missing" for name in wanted if name not in self.files]
         problems += [f"{name} is unknown" for name in self._unclaimed(wanted)]
-        by_file: dict[Path, list[str]] = {}
-        for name in wanted:
-            if name in self.files:
-                by_file.setdefault(self.files[name], []).append(name)
-        for copying in (False, True):  # nothing is copied unless everything fits
-            if problems:
-                self._refuse(problems)
-            for file, names in by_file.items():
-                with safe_open(file, "pt") as tensors:
-                    for name in names:
-                        target = own[wanted[name]]
-                        shape = tensors.get_slice(name).get_shape()
-                        if copying:
-                            target.copy_(tensors.get_tensor(name))
-                        elif shape != list(target.shape):
-                            problems.append(
-                                f"{name} has shape {shape} instead of {list(target.shape)}"
-                            )
+        problems += [
+            f"{name} has shape {self.files[name].shape} instead of {list(own[ours].shape)}"
+            for name, ours in wanted.items()
+            if name in self.files and self.files[name].shape != list(own[ours].shape)
+        ]
+        if problems:
+            self._refuse(problems)
+        for file in {self.files[name].path for name in wanted}:
+            with safe_open(file, "pt") as tensors:
+                for name in wanted.keys() & tensors.keys():
+                    own[wanted[name]].copy_(tensors.get_tensor(name))
 
     def _unclaimed(self, wanted: dict[str, str]) -> list[str]:
         frozen = (VISION,) if self.config.stage == 1 else (VISION, LANGUAGE)
@@ -179,8 +171,15 @@ class Published:
         return model
 
 
-def tensor_files(folder: Path) -> dict[str, Path]:
-    """Which file of a folder holds which tensor.
+class Stored(NamedTuple):
+    """Where a tensor is, and its shape."""
+
+    path: Path
+    shape: list[int]
+
+
+def tensor_files(folder: Path) -> dict[str, Stored]:
+    """Which file of a folder holds which tensor, by the tensors' names.
 
     Raises
     ------
@@ -204,7 +203,8 @@ def tensor_files(folder: Path) -> dict[str, Path]:
     for path in paths:
         try:
             with safe_open(path, "pt") as tensors:
-                files |= dict.fromkeys(tensors.keys(), path)
+                for name in tensors.keys():  # noqa: SIM118  (it is no dictionary)
+                    files[name] = Stored(path, tensors.get_slice(name).get_shape())
         except (SafetensorError, OSError) as error:
             raise CheckpointError(
                 f"The checkpoint file {path} is missing or damaged ({error}); fetch it again."
@@ -314,14 +314,12 @@ def save_huggingface(
             f"Hugging Face's layout holds an EVA ViT and not {config.image_encoder}; save it in "
             "the project's own form."
         )
-    state = {
-        translate(name, HUGGING_FACE): value
-        for name, value in trained.state_dict().items()
-        if translate(name, HUGGING_FACE)
-    }
-    state |= _prefixed(VISION, encoder.model.state_dict().items())
+    own = trained.state_dict()
+    state = {theirs: own[ours] for theirs, ours in translations(own, HUGGING_FACE).items()}
+    # A frozen part's tensors under the names that they have in the whole.
+    state |= encoder.model.state_dict(prefix=VISION)
     if language is not None:
-        state |= _prefixed(LANGUAGE, language.model.state_dict().items())
+        state |= language.model.state_dict(prefix=LANGUAGE)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     # Copies: transformers changes the configurations that it puts together.
@@ -332,7 +330,3 @@ def save_huggingface(
     save_torch_state_dict(state, folder, metadata={"format": "pt"})
     if language is not None:
         language.tokenizer.save_pretrained(folder)
-
-
-def _prefixed(prefix: str, items: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    return {f"{prefix}{name}": value for name, value in items}

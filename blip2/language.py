@@ -140,24 +140,28 @@ class FrozenLanguageModel(nn.Module):
         list of str
             ``B`` answers.
         """
-        if decoding.seed is not None:
-            torch.manual_seed(decoding.seed)
         read: list[int] = []
         if memory is not None and decoding.num_beams == 1 and len(texts) == 1:
             read = self.read_tokens(visual.shape[1], texts[0])
         if read:
             self._attend_to(memory)
             watching["past_key_values"] = memory.recall(read, self.model.config)
-        ids = self.model.generate(
+        ids = self._decode(visual, texts, decoding, **watching)
+        if read:
+            memory.keep([*read, *ids[0].tolist()])
+        return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+
+    def _decode(self, visual: Tensor, texts: Sequence[str], decoding: Decoding, **more: Any) -> Any:
+        """Run the ``generate`` of transformers, as far as it is the same for all answers."""
+        if decoding.seed is not None:
+            torch.manual_seed(decoding.seed)
+        return self.model.generate(
             **self.inputs(visual, texts),
             **decoding.arguments(),
             eos_token_id=self.end_token_id,
             pad_token_id=self.end_token_id,
-            **watching,
+            **more,
         )
-        if read:
-            memory.keep([*read, *ids[0].tolist()])
-        return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
     @torch.inference_mode()
     def candidates(
@@ -188,13 +192,10 @@ class FrozenLanguageModel(nn.Module):
                 f"{number} candidates need as many beams, or sampling; there are "
                 f"{decoding.num_beams} beams."
             )
-        if decoding.seed is not None:
-            torch.manual_seed(decoding.seed)
-        found = self.model.generate(
-            **self.inputs(visual, texts),
-            **decoding.arguments(),
-            eos_token_id=self.end_token_id,
-            pad_token_id=self.end_token_id,
+        found = self._decode(
+            visual,
+            texts,
+            decoding,
             num_return_sequences=number,
             return_dict_in_generate=True,
             output_scores=True,
@@ -207,8 +208,8 @@ class FrozenLanguageModel(nn.Module):
             written = found.sequences[:, -logits.shape[1] :]  # [B * number, T]
             each = logits.log_softmax(-1).gather(-1, written[..., None])[..., 0]
             # What follows the first end token is padding.
-            ended = (written == self.end_token_id).cumsum(1) - (written == self.end_token_id).int()
-            counted = (ended == 0).float()
+            ends = (written == self.end_token_id).int()
+            counted = (ends.cumsum(1) - ends == 0).float()
             scores = (each * counted).sum(1) / counted.sum(1)
         answers = self.tokenizer.batch_decode(found.sequences, skip_special_tokens=True)
         pairs = [(text.strip(), float(s)) for text, s in zip(answers, scores, strict=True)]
@@ -273,6 +274,29 @@ class FrozenLanguageModel(nn.Module):
             worker.join()
         if failures:
             raise failures[0]
+
+
+def pad(rows: Sequence[Tensor], side: str = "right") -> dict[str, Tensor]:
+    """Embeddings of unequal length as what a model of transformers takes.
+
+    Parameters
+    ----------
+    rows : sequence of Tensor
+        ``B`` of ``[L_i, W]``.
+    side : str
+        Where the padding goes: ``"left"`` where a model shall continue the rows.
+
+    Returns
+    -------
+    dict
+        ``inputs_embeds`` ``[B, L, W]`` and ``attention_mask`` ``[B, L]``, 0 on padding.
+    """
+    there = [torch.ones(len(row), dtype=torch.long, device=row.device) for row in rows]
+    padded = {"inputs_embeds": rows, "attention_mask": there}
+    return {
+        name: nn.utils.rnn.pad_sequence(list(entries), batch_first=True, padding_side=side)
+        for name, entries in padded.items()
+    }
 
 
 def register_language_model(name: str) -> Callable:

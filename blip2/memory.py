@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import takewhile
 from typing import Any
 
 
@@ -29,9 +30,7 @@ class Memory:
         from transformers import DynamicCache
 
         pairs = zip(self._held, read, strict=False)
-        common = next((i for i, (a, b) in enumerate(pairs) if a != b), None)
-        if common is None:
-            common = min(len(self._held), len(read))
+        common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
         common = min(common, len(read) - 1)  # the last token is read in any case: it predicts
         if self._cache is None or not common:
             self._cache = DynamicCache(config=config)

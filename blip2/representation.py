@@ -109,13 +109,19 @@ class Representation(nn.Module):
         return F.normalize(self.image_projection(queries).float(), dim=-1)
 
     def embed_texts(self, ids: Tensor, mask: Tensor) -> Tensor:  # [B, T] -> [B, d]
-        """Embeddings of texts, unit length, from their ``[CLS]``."""
-        text = self.qformer.encode_text(ids, mask).text
+        """Embeddings of texts, unit length."""
+        return self.project_texts(self.qformer.encode_text(ids, mask).text)
+
+    def project_texts(self, text: Tensor) -> Tensor:  # [B, T, D] -> [B, d]
+        """Embeddings of encoded texts, unit length, from their ``[CLS]``."""
         return F.normalize(self.text_projection(text[:, 0]).float(), dim=-1)
 
     def match_logits(self, image: ImageStates, ids: Tensor, mask: Tensor) -> Tensor:  # [B, 2]
-        """ITM logits of pairs: the head on every query, averaged. Column 1 means "match"."""
-        queries = self.qformer(image, ids, mask, "bidirectional").queries
+        """ITM logits of pairs; column 1 means "match"."""
+        return self.judge(self.qformer(image, ids, mask, "bidirectional").queries)
+
+    def judge(self, queries: Tensor) -> Tensor:  # [B, Q, D] -> [B, 2]
+        """ITM logits of queries that have read photo and text: the head on each, averaged."""
         return self.itm_head(queries).float().mean(1)
 
     def lm_logits(self, text: Tensor) -> Tensor:  # [..., D] -> [..., V]

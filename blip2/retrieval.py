@@ -42,9 +42,14 @@ def joint_score(similarity: np.ndarray, match: np.ndarray, temperature: float) -
     ndarray
         Of the same shape; higher is better. Means nothing on its own.
     """
-    # fp32 probabilities come no nearer to 0 and 1 than this; log-odds shall stay finite.
+    return log_odds(match) + np.asarray(similarity, dtype=np.float64) / temperature
+
+
+def log_odds(match: np.ndarray) -> np.ndarray:
+    """Log-odds of probabilities from ITM, finite also where they were rounded to 0 or 1."""
+    # fp32 probabilities come no nearer to 0 and 1 than this.
     sure = np.clip(np.asarray(match, dtype=np.float64), 1e-9, 1 - 1e-9)
-    return np.log(sure / (1 - sure)) + np.asarray(similarity, dtype=np.float64) / temperature
+    return np.log(sure / (1 - sure))
 
 
 class Blip2Retriever:
@@ -223,11 +228,11 @@ class Blip2Retriever:
             ids, mask = self._pieces(texts)
             found["text_states"] = self.model.qformer.encode_text(ids, mask).text
             found["text_mask"] = mask
-            found["text_embeds"] = self.model.embed_texts(ids, mask)
+            found["text_embeds"] = self.model.project_texts(found["text_states"])
         if photos and texts:
             queries = self.model.qformer(states, ids, mask, "bidirectional").queries
             found["pair_states"] = queries
-            found["match"] = self._probability(self.model.itm_head(queries).mean(1))
+            found["match"] = self._probability(self.model.judge(queries))
         return {name: value.cpu() for name, value in found.items()}
 
     @torch.inference_mode()

@@ -148,10 +148,11 @@ def fit_match_temperature(
     """
     from scipy.optimize import minimize_scalar
 
+    from blip2.retrieval import log_odds
+
     truth = _truth(scores, photo_of_text)
     image_candidates, text_candidates = _candidates(scores, k_test, texts)
-    sure = np.clip(matched, 1e-9, 1 - 1e-9)
-    odds = np.log(sure / (1 - sure))  # [T, P]
+    odds = log_odds(matched)  # [T, P]
     queries = []
     for of, candidates, right, similar in (
         (odds, image_candidates, truth, scores),

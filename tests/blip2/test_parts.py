@@ -3,27 +3,15 @@
 import pytest
 import torch
 from PIL import Image
-from torch import nn
 from transformers import BertConfig, BertModel
 
 from blip2 import Blip2, Blip2Retriever, UserError
 from blip2.generation import Stage2
-from blip2.vision import IMAGE_ENCODERS, ImageEncoder
+from blip2.vision import IMAGE_ENCODERS
 from tests.parity.published import configuration, randomise, tokenizer
+from tests.tiny import Cells
 
 PHOTOS = [Image.new("RGB", (24, 24), colour) for colour in ("red", "blue")]
-
-
-class Cells(ImageEncoder):
-    """Nine cells of 24 channels."""
-
-    def __init__(self):
-        super().__init__(24, 9, 24, mean=(127.0,) * 3, std=(128.0,) * 3)
-        torch.manual_seed(3)
-        self.mix = nn.Linear(3, 24)
-
-    def features(self, pixels):
-        return self.mix(nn.functional.avg_pool2d(pixels, 8).flatten(2).transpose(1, 2))
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -7,7 +7,6 @@ import tarfile
 import pytest
 import torch
 from PIL import Image
-from torch import nn
 
 from blip2 import Blip2, Blip2Retriever
 from blip2.checkpoints import read_tensors
@@ -15,8 +14,8 @@ from blip2.config import PRESETS
 from blip2.generation import VisualPrompt
 from blip2.language import LANGUAGE_MODELS
 from blip2.representation import Representation
-from blip2.vision import IMAGE_ENCODERS, ImageEncoder
-from tests.tiny import QFORMER, STAGE1, STAGE2, language_model, text_tokenizer
+from blip2.vision import IMAGE_ENCODERS
+from tests.tiny import QFORMER, STAGE1, STAGE2, Cells, language_model, text_tokenizer
 from train import evaluate, stage1, stage2
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 220)}
@@ -31,18 +30,6 @@ def painted(colour: str, thing: str) -> Image.Image:
     photo = Image.new("RGB", (32, 32), COLOURS[colour])
     photo.paste((THINGS[thing],) * 3, (0, 16, 32, 32))
     return photo
-
-
-class Cells(ImageEncoder):
-    """Mean colours of a grid of nine, spread over 24 channels."""
-
-    def __init__(self):
-        super().__init__(24, 9, 24, mean=(127.0,) * 3, std=(128.0,) * 3)
-        torch.manual_seed(3)
-        self.mix = nn.Linear(3, 24)
-
-    def features(self, pixels):
-        return self.mix(nn.functional.avg_pool2d(pixels, 8).flatten(2).transpose(1, 2))
 
 
 @pytest.fixture(scope="module", autouse=True)
