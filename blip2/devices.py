@@ -35,3 +35,12 @@ def fast_dtype(device: torch.device) -> torch.dtype:
     if device.type != "cpu":
         return torch.bfloat16
     return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32
+
+
+def qformer_dtype(asked: torch.dtype | None) -> torch.dtype:
+    """Precision of the Q-Former: fp32, or bf16 where that was asked for.
+
+    fp16 is for the frozen parts alone: its range is too small for the Q-Former's norms, which
+    transformers keeps in fp32, too.
+    """
+    return torch.bfloat16 if asked == torch.bfloat16 else torch.float32

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from blip2.config import Blip2Config
 from blip2.decoding import Decoding
-from blip2.devices import fast_dtype, pick_device
+from blip2.devices import fast_dtype, pick_device, qformer_dtype
 from blip2.errors import UserError
 from blip2.language import FrozenLanguageModel
 from blip2.language_models import Placement, build_language_model
@@ -135,7 +135,7 @@ class Blip2:
             Default: the GPU where there is one.
         dtype : torch.dtype, optional
             Precision of the frozen parts; default bf16 where the processor computes in it. The
-            Q-Former always computes in fp32.
+            Q-Former computes in fp32 unless bf16 is asked for.
         device_map : str, optional
             ``"auto"`` spreads a published language model over what GPUs and memory there are.
         quantize : str, optional
@@ -154,7 +154,7 @@ class Blip2:
         precision = dtype or fast_dtype(place)
         placement = Placement(place, device_map, quantize)
         source = open_source(name, stage=2)
-        prompt = source.build(VisualPrompt, place)
+        prompt = source.build(VisualPrompt, place).to(qformer_dtype(dtype))
         encoder = source.image_encoder(precision, image_size).to(place)
         language = source.language_model(precision, placement)
         return cls(name, source.fingerprint(), encoder, prompt, language, place)

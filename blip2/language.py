@@ -47,6 +47,10 @@ class FrozenLanguageModel(nn.Module):
         # T5's positions are relative, so that it has no limit of its own.
         self.context = getattr(model.config, "max_position_embeddings", 2048)
         self._memories: list[Memory] = []  # the latest first
+        # The last states of a prompt are a slice. With a frozen head torch multiplies slices row by
+        # row, each with a copy of the head: seconds for a batch with 50,000 words.
+        head = model.get_output_embeddings()
+        head.register_forward_pre_hook(lambda _, states: (states[0].contiguous(),))
 
     def train(self, mode: bool = True) -> FrozenLanguageModel:
         """Stay in eval mode whatever is asked."""

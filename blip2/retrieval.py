@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from blip2.devices import fast_dtype, pick_device
+from blip2.devices import fast_dtype, pick_device, qformer_dtype
 from blip2.errors import UserError
 from blip2.processing import open_photo
 from blip2.qformer import ImageStates
@@ -70,6 +70,8 @@ class Blip2Retriever:
         Its word pieces.
     device : torch.device
         Where all of them are.
+    match_dtype : torch.dtype
+        Precision of matching pairs.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class Blip2Retriever:
         model: Representation,
         tokenizer: TextTokenizer,
         device: torch.device,
+        match_dtype: torch.dtype = torch.float32,
     ) -> None:
         self.name, self.fingerprint, self.device = name, fingerprint, device
         self.encoder, self.model, self.tokenizer = encoder, model, tokenizer
@@ -87,6 +90,7 @@ class Blip2Retriever:
         self.dim = model.config.embed_dim
         self.temperature = float(model.temperature.detach())
         self.match_temperature = model.config.match_temperature
+        self.match_dtype = match_dtype
 
     @classmethod
     def from_pretrained(
@@ -108,8 +112,8 @@ class Blip2Retriever:
         device : str, optional
             Default: the GPU where there is one.
         dtype : torch.dtype, optional
-            Precision of matching pairs, the costly part; embeddings are always computed in fp32.
-            Default bf16 where the processor computes in it.
+            Precision. By default matching pairs, the costly part, is done in bf16 where the
+            processor computes in it, and embeddings in fp32; with bf16 both are.
         image_size : int, optional
             As in :meth:`blip2.Blip2.from_pretrained`.
 
@@ -124,8 +128,8 @@ class Blip2Retriever:
         model = source.build(Representation, place)
         tokenizer = TextTokenizer(source.words, model.config.max_text_length)
         encoder = source.image_encoder(precision, image_size).to(place)
-        retriever = cls(name, source.fingerprint(), encoder, model, tokenizer, place)
-        retriever.match_dtype = precision
+        retriever = cls(name, source.fingerprint(), encoder, model, tokenizer, place, precision)
+        retriever.model.to(qformer_dtype(dtype))  # after the temperature was read in full
         return retriever
 
     @classmethod
@@ -147,8 +151,6 @@ class Blip2Retriever:
         model = fresh_representation(config, start).to(place).eval()
         tokenizer = TextTokenizer(start, config.max_text_length)
         return cls("new", "", encoder, model, tokenizer, place)
-
-    match_dtype: torch.dtype = torch.float32
 
     def preprocess(self, photo: Any) -> Tensor:  # -> [3, S, S]
         """Open and normalise one photo; needs no model, so threads may decode beside it.
@@ -233,7 +235,10 @@ class Blip2Retriever:
             queries = self.model.qformer(states, ids, mask, "bidirectional").queries
             found["pair_states"] = queries
             found["match"] = self._probability(self.model.judge(queries))
-        return {name: value.cpu() for name, value in found.items()}
+        return {
+            name: (value.float() if value.is_floating_point() else value).cpu()
+            for name, value in found.items()
+        }
 
     @torch.inference_mode()
     def image_states(self, pixels: Tensor) -> ImageStates:  # [B, 3, S, S]

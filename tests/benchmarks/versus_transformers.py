@@ -193,15 +193,15 @@ def peak_memory(folder: Path, side: str, dtype: str, count: int) -> float:
 
 def run_one(side: str, folder: str, dtype: str, count: str) -> None:
     """Load one side, answer and embed, and print this process's peak memory in GB."""
-    import resource
-
     from PIL import Image
 
     one = SIDES[side](Path(folder), dtype)
     photos = [Image.new("RGB", (224, 224), "teal")] * int(count)
     one.generate(photos, TOKENS)
     one.embed(photos)
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9)
+    # Not ru_maxrss, which a child inherits from the process that started it.
+    status = Path("/proc/self/status").read_text()
+    print(int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e9)
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ import textwrap
 
 import pytest
 import torch
+from PIL import Image
 
 from blip2 import Blip2, Blip2Retriever, UserError, checkpoints
 from tests.parity.published import write
@@ -48,6 +49,34 @@ def test_the_language_model_alone_is_quantised(kind, quantize, folders):
     assert next(model.prompt.parameters()).dtype == torch.float32
 
 
+@pytest.mark.parametrize(
+    ("asked", "computed"),
+    [(torch.float32, torch.float32), (torch.float16, torch.float32), (torch.bfloat16,) * 2],
+)
+def test_the_precision_that_is_asked_for(asked, computed, folders):
+    """The frozen parts take it; the Q-Former takes bf16 and stays out of fp16."""
+    options = {"device": "cpu", "dtype": asked}
+    model = Blip2.from_pretrained(str(folders["opt"]), **options)
+    retriever = Blip2Retriever.from_pretrained(str(folders["itm"]), **options)
+    for part, dtype in (
+        (model.encoder, asked), (model.language, asked), (model.prompt, computed),
+        (retriever.encoder, asked), (retriever.model, computed),
+    ):  # fmt: skip
+        assert {value.dtype for value in part.parameters()} == {dtype}
+    photos, texts = [Image.new("RGB", (60, 40), c) for c in ("teal", "tan")], ["a dog", "snow"]
+    assert model.generate(photos, "a photo of", max_new_tokens=3, min_new_tokens=3)[1]
+    exact = Blip2Retriever.from_pretrained(
+        str(folders["itm"]), device="cpu", dtype=torch.float32
+    ).extract_features(photos, texts)
+    found = retriever.extract_features(photos, texts)
+    for name in ("image_embeds", "text_embeds"):
+        assert found[name].dtype == torch.float32
+        cosines = (found[name] * exact[name]).sum(-1)
+        assert cosines.min() > 0.999
+    torch.testing.assert_close(found["match"], exact["match"], rtol=0, atol=0.03)
+    torch.testing.assert_close(retriever.match(photos, texts), exact["match"], rtol=0, atol=0.03)
+
+
 def test_options_that_make_no_sense(folders):
     with pytest.raises(UserError, match="no quantisation '3bit'; choose 8bit or 4bit"):
         Blip2.from_pretrained(str(folders["opt"]), device="cpu", quantize="3bit")
@@ -58,8 +87,6 @@ def test_options_that_make_no_sense(folders):
 
 
 def test_spread_by_accelerate_says_the_same(folders):
-    from PIL import Image
-
     photo = Image.new("RGB", (60, 40), "teal")
     options = {"device": "cpu", "dtype": torch.float32}
     plain = Blip2.from_pretrained(str(folders["opt"]), **options)
