@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from blip2.config import PRESETS, Blip2Config
 from blip2.errors import UserError
 
 PRECISIONS = ("bf16", "fp16", "no")
@@ -19,7 +20,9 @@ class Recipe:
     Attributes
     ----------
     preset : str
-        A name in ``blip2.config.PRESETS``.
+        A name in ``blip2.config.PRESETS``, or the folder of a saved model of the same stage, such
+        as one of your own parts (``Blip2.from_parts(...).save_pretrained(folder)``): its sizes and
+        frozen parts. What the weights start from says ``start``.
     data, dev_data : str
         Shards to train on and to watch, see :mod:`train.shards`.
     output : str
@@ -140,6 +143,27 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         problem = " ".join(str(error).split())
         raise UserError(f"The recipe {path} or an override is not YAML: {problem}.") from error
     return _checked(values, str(path))
+
+
+def model_config(preset: str, stage: int) -> Blip2Config:
+    """What a recipe's ``preset`` names.
+
+    Raises
+    ------
+    UserError
+        There is no such preset or folder, or it is of the other stage.
+    """
+    from blip2.checkpoints import read_stage
+
+    if preset not in PRESETS and (Path(preset) / "config.json").is_file():
+        return read_stage(Path(preset), stage)
+    if preset not in PRESETS or PRESETS[preset].stage != stage:
+        fitting = [name for name, config in PRESETS.items() if config.stage == stage]
+        raise UserError(
+            f"The preset {preset!r} is not of stage {stage}; choose {', '.join(fitting)}, or the "
+            "folder of a saved model of that stage."
+        )
+    return PRESETS[preset]
 
 
 def _checked(values: dict[str, Any], source: str) -> Recipe:

@@ -10,9 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from blip2.errors import UserError
 from train.command import run_recipe
-from train.config import Recipe
+from train.config import Recipe, model_config
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,16 +32,13 @@ def run(recipe: Recipe) -> None:
     import torch
 
     from blip2.checkpoints import save_checkpoint
-    from blip2.config import PRESETS
     from blip2.representation import Representation
     from blip2.tokenization import TextTokenizer
     from train.data import CaptionedPhotos
     from train.loop import train
     from train.optim import build_optimizer
 
-    if recipe.preset not in PRESETS or PRESETS[recipe.preset].stage != 1:
-        raise UserError(f"The preset {recipe.preset!r} is not of stage 1; choose mini-itm.")
-    config = PRESETS[recipe.preset]
+    config = model_config(recipe.preset, stage=1)
     torch.manual_seed(recipe.seed)
     model = Representation(config)
     vocabulary, fresh = start_model(model, recipe.start)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from blip2.errors import UserError
 from train.command import run_recipe
-from train.config import Recipe
+from train.config import Recipe, model_config
 
 if TYPE_CHECKING:
     from blip2.generation import VisualPrompt
@@ -28,7 +28,6 @@ def run(recipe: Recipe) -> None:
     import torch
 
     from blip2.checkpoints import save_checkpoint
-    from blip2.config import PRESETS
     from blip2.devices import fast_dtype
     from blip2.encoder_decoder import split_prefix
     from blip2.generation import Stage2, VisualPrompt
@@ -38,11 +37,9 @@ def run(recipe: Recipe) -> None:
     from train.loop import train
     from train.optim import EVERYTHING, build_optimizer
 
-    if recipe.preset not in PRESETS or PRESETS[recipe.preset].stage != 2:
-        raise UserError(f"The preset {recipe.preset!r} is not of stage 2; choose mini.")
     if not recipe.prompts and not recipe.split_captions:
         raise UserError("The recipe has no prompts; give at least one instruction.")
-    config = PRESETS[recipe.preset]
+    config = model_config(recipe.preset, stage=2)
     torch.manual_seed(recipe.seed)
     prompt = VisualPrompt(config)
     fresh = EVERYTHING

@@ -125,6 +125,35 @@ def test_stage_1_goes_on_from_a_checkpoint(trained):
         torch.testing.assert_close(value, saved[name].float(), rtol=0, atol=0)
 
 
+def test_parts_of_ones_own_go_through_both_stages(folder, tmp_path):
+    """A BLIP-2 that `from_parts` made is what a recipe trains, and keeps its sizes."""
+    parts = {"bert": str(folder / "bert"), "num_queries": 3, "device": "cpu"}
+    Blip2Retriever.from_parts("cells", **parts).save_pretrained(tmp_path / "new-itm")
+    Blip2.from_parts("cells", "tiny", **parts).save_pretrained(tmp_path / "new")
+    common = [*STEPS, f"cache={folder}/cache", "epochs=2"]
+    for stage, recipe, preset, start in (
+        (stage1, "tiny-itm", "new-itm", tmp_path / "new-itm"),
+        (stage2, "tiny", "new", tmp_path / "one" / "model"),
+    ):
+        output = tmp_path / ("one" if stage is stage1 else "two")
+        assert (
+            stage.main(
+                [str(folder / f"{recipe}.yaml"), f"preset={tmp_path / preset}", f"start={start}",
+                 f"output={output}", "prompts=[describe this photo]", *common]
+            ) == 0
+        )  # fmt: skip
+    retriever = Blip2Retriever.from_pretrained(str(tmp_path / "one" / "model"), device="cpu")
+    assert retriever.embed_images([painted("red", "dog")]).shape == (1, 3, 256)
+    before = read_tensors(tmp_path / "new-itm")
+    moved = {
+        n for n, v in read_tensors(tmp_path / "one" / "model").items() if (v != before[n]).any()
+    }
+    assert {"query_tokens", "itm_head.weight"} <= {name.removeprefix("qformer.") for name in moved}
+    model = Blip2.from_pretrained(str(tmp_path / "two" / "model"), device="cpu")
+    assert model.prompt.config.qformer.num_queries == 3
+    assert isinstance(model.caption(painted("red", "dog")), str)
+
+
 def test_drawn_tokens_are_distinct_and_differ_from_photo_to_photo():
     features = torch.zeros(6, 9, 2)
     torch.manual_seed(3)
@@ -189,7 +218,8 @@ def test_the_report_of_a_trained_retriever(trained, capsys):
 @pytest.mark.parametrize(
     ("stage", "overrides", "said"),
     [
-        (stage1, ["preset=tiny"], "preset 'tiny' is not of stage 1"),
+        (stage1, ["preset=tiny"], "preset 'tiny' is not of stage 1; choose mini-itm, "),
+        (stage2, ["preset=nothing", "prompts=[a]"], "preset 'nothing' is not of stage 2"),
         (stage1, ["batch_size=13"], "12 photos, fewer than one batch of 13"),
         (stage1, ["data=nowhere.tar"], "No shard is at nowhere.tar"),
         (stage1, ["token_keep=1.5"], "token_keep is 1.5; choose at most 1"),
