@@ -48,9 +48,11 @@ class FrozenLanguageModel(nn.Module):
         self.context = getattr(model.config, "max_position_embeddings", 2048)
         self._memories: list[Memory] = []  # the latest first
         # The last states of a prompt are a slice. With a frozen head torch multiplies slices row by
-        # row, each with a copy of the head: seconds for a batch with 50,000 words.
+        # row, each with a copy of the head: seconds for a batch with 50,000 words. A clone has
+        # strides of its own (`contiguous` leaves a batch of one as it is).
         head = model.get_output_embeddings()
-        head.register_forward_pre_hook(lambda _, states: (states[0].contiguous(),))
+        whole = torch.contiguous_format
+        head.register_forward_pre_hook(lambda _, rows: (rows[0].clone(memory_format=whole),))
 
     def train(self, mode: bool = True) -> FrozenLanguageModel:
         """Stay in eval mode whatever is asked."""

@@ -115,6 +115,20 @@ def test_a_closed_stream_stops_the_model():
     assert len(calls) < 150
 
 
+@pytest.mark.parametrize("photos", [1, 2])
+def test_the_head_reads_rows_without_gaps(photos):
+    """Of a slice, torch would multiply each row with a copy of the frozen head."""
+    model = stage2().eval()
+    with torch.no_grad():
+        visual = model.prompt(features(photos))
+    strides = []
+    head = model.language.model.get_output_embeddings()
+    head.register_forward_pre_hook(lambda _, rows: strides.append(rows[0].stride()))
+    texts = [model.language.prompt("describe")] * photos
+    model.language.generate(visual, texts, Decoding(max_new_tokens=2, min_new_tokens=2))
+    assert strides == [(32, 32, 1)] * 2
+
+
 def test_an_error_while_streaming_reaches_the_reader():
     model = stage2().eval()
     wide = torch.zeros(1, 4, 7)  # not the language model's width
