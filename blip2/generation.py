@@ -310,6 +310,11 @@ class Blip2:
         """What asks for a caption where nothing is asked."""
         return self.language.form.caption
 
+    @property
+    def question_form(self) -> str:
+        """How a question is put, with ``{}`` for its words."""
+        return self.language.form.question
+
     def _text(self, prompt: str) -> str:
         """What follows the photo; an empty prompt asks for a caption."""
         asked = clean_text(prompt, "instruction", default=self.default_prompt)

@@ -59,7 +59,9 @@ class Captioner:
     def __init__(self, wrong: str = ""):
         self.calls, self.wrong = [], wrong
 
-    def generate(self, photos, prompt="", **decoding):
+    question_form = "Question: {} Answer:"
+
+    def generate(self, photos, prompt, **decoding):
         self.calls.append((len(photos), prompt, decoding))
         names = [nearest(np.asarray(photo).mean((0, 1))) for photo in photos]
         return ["" if name == self.wrong else f"a photo that is {name}" for name in names]
@@ -142,7 +144,7 @@ def test_captions_from_shard_to_report(shard, capfd):
     ]
     assert report["photos"][1]["references"] == texts_of("green")
     decoding = {"num_beams": 2, "max_new_tokens": 30, "min_new_tokens": 1, "length_penalty": 1.0}
-    assert model.calls == [(3, "a photo of", decoding), (1, "a photo of", decoding)]
+    assert model.calls == [(3, ["a photo of"] * 3, decoding), (1, ["a photo of"], decoding)]
 
     metrics = report["metrics"]
     assert metrics["BLEU-4"] == pytest.approx(1.0, abs=1e-6)
@@ -164,6 +166,60 @@ def test_captions_from_shard_to_report(shard, capfd):
     assert report["tokeniser"]
     # A report travels; the folders of the machine stay.
     assert str(shard.parent.parent) not in json.dumps(report)
+
+
+class Answerer(Captioner):
+    """Names the colour where it is asked for, and says yes to everything else."""
+
+    def generate(self, photos, prompt, **decoding):
+        captions = super().generate(photos, prompt, **decoding)
+        return [c.split()[-1].title() + "." if "colour" in p else "yes"
+                for c, p in zip(captions, prompt, strict=True)]  # fmt: skip
+
+
+def test_answers_from_shard_to_report(tmp_path, capfd):
+    samples = []
+    for name, rgb in COLOURS.items():
+        people = [name] * 9 + ["grey"]
+        qa = [
+            {"question": "which colour?", "answers": people, "answer_type": "other"},
+            {"question": "is it red?", "answers": ["yes" if name == "red" else "no"] * 10,
+             "answer_type": "yes/no"},
+            {"question": "whose?", "answers": []},
+        ]  # fmt: skip
+        samples.append((name, jpeg(rgb), {"image_id": name, "qa": qa}))
+    shard = write_tar(tmp_path / "qa.tar", samples)
+    model = Answerer()
+    extra = ("--batch-size", "3", "--against", "vqav2-opt-2.7b", "--dataset", "vqav2")
+    status, report, _ = run("vqa", shard, model, *extra)
+    assert status == 0
+    decoding = {"num_beams": 5, "max_new_tokens": 10, "min_new_tokens": 1, "length_penalty": -1.0}
+    assert [count for count, *_ in model.calls] == [3, 3, 2]
+    assert model.calls[0][1][:2] == [
+        "Question: which colour? Answer:", "Question: is it red? Answer:",
+    ]  # fmt: skip
+    assert all(asked == decoding for *_, asked in model.calls)
+    accuracy = report["metrics"]["VQA accuracy"]
+    assert accuracy["other"] == 1.0 and accuracy["yes/no"] == 0.25
+    assert accuracy["all"] == pytest.approx(0.625)
+    assert accuracy["best constant"]["yes/no"] == 0.75
+    assert report["constants"]["VQA accuracy"]["yes/no"] == "no"
+    assert report["counts"]["questions"] == 8 and len(report["answers"]) == 8
+    assert report["answers"][2]["answer"] == "Green." and report["answers"][2]["score"] == 1.0
+    (said,) = report["verdicts"]
+    assert said["verdict"] == "not comparable" and "measured" not in said
+    keys = [difference.split(":")[0] for difference in said["differences"]]
+    assert keys == ["split", "questions", "fine_tuned"]  # data set, prompt and beams agree
+    assert "vqav2-opt-2.7b: not comparable (split: not stated" in capfd.readouterr().out
+
+
+def test_questions_without_answers_and_figures_that_are_not_there(tmp_path, capsys):
+    qa = [{"question": "whose?", "answers": []}]
+    shard = write_tar(tmp_path / "qa.tar", [("red", jpeg((255, 0, 0)), {"qa": qa})])
+    assert run("vqa", shard, Answerer())[0] == 2
+    assert "No question in" in capsys.readouterr().err
+    assert run("vqa", shard, Answerer(), "--against", "best")[0] == 2
+    assert "There is no published figure 'best'" in capsys.readouterr().err
 
 
 def test_limit_and_what_is_missing_are_in_the_report(shard):
