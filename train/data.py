@@ -6,6 +6,8 @@ exactly what an uninterrupted run sees there.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import random
 import zlib
 from dataclasses import dataclass
@@ -58,6 +60,11 @@ class CaptionedPhotos:
     seed : int
         Decides order, captions and views.
 
+    Attributes
+    ----------
+    digest : str
+        Of photos and captions: the same wherever the shards lie.
+
     Raises
     ------
     UserError
@@ -76,6 +83,8 @@ class CaptionedPhotos:
         self.views, self.seed = views, seed
         images = [sample.image for sample in samples]
         self.features = FeatureCache(Path(cache), encoder, self.image_ids, images, views)
+        texts = json.dumps([self.image_ids, self.captions]).encode()
+        self.digest = hashlib.sha256(self.features.path.name.encode() + texts).hexdigest()
         self._epoch: tuple[int, np.ndarray] | None = None
 
     def __len__(self) -> int:

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -72,6 +74,7 @@ def train(
     total_steps: int,
     losses_at: Callable[[nn.Module, int, torch.device], Losses],
     validate: Callable[[nn.Module, torch.device], dict[str, float]] | None = None,
+    data_digest: str = "",
 ) -> nn.Module:
     """Train until ``total_steps``, continuing from the newest checkpoint of ``recipe.output``.
 
@@ -89,6 +92,8 @@ def train(
         ``(model, step, device) -> {name: scalar}``; the sum is minimised.
     validate : callable, optional
         ``(model, device) -> {name: figure}``.
+    data_digest : str
+        Of what is trained on; a run goes on only with the same.
 
     Returns
     -------
@@ -100,7 +105,8 @@ def train(
     NotANumber
         A loss is NaN or infinite; the step and the objective are named.
     UserError
-        The output folder belongs to another recipe, or the run was stopped by a signal.
+        The output folder belongs to another recipe, a state can't be written, or the run was
+        stopped by a signal.
     """
     accelerator = build_accelerator(recipe)
     accelerator.init_trackers("logs")
@@ -108,7 +114,7 @@ def train(
         optimizer, lambda step: learning_rate_factor(step, total_steps, recipe)
     )
     wrapped, optimizer = accelerator.prepare(model, optimizer)
-    checkpoints = Checkpoints(recipe, accelerator)
+    checkpoints = Checkpoints(recipe, accelerator, data_digest)
     start = checkpoints.restore(model, optimizer, scheduler)
     stop = _StopSignal()
     steps = range(start, total_steps)
@@ -164,37 +170,56 @@ def memory_gb() -> float:
 class Checkpoints:
     """Resumable states ``step-N`` under the run's folder, written aside and then renamed."""
 
-    def __init__(self, recipe: Recipe, accelerator: Any) -> None:
+    def __init__(self, recipe: Recipe, accelerator: Any, data_digest: str = "") -> None:
         self.recipe, self.accelerator = recipe, accelerator
+        self.decisive = _decisive(recipe) | {"data": data_digest or recipe.data}
         self.folder = Path(recipe.output) / "checkpoints"
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def save(self, step: int, model: nn.Module, optimizer: Any, scheduler: Any) -> None:
-        """Write the state after ``step`` steps and drop all but the newest ``keep``."""
-        from safetensors.torch import save_file
+        """Write the state after ``step`` steps and drop all but the newest ``keep``.
 
+        Raises
+        ------
+        UserError
+            It can't be written; the states before it stay.
+        """
         final = self.folder / f"step-{step:08d}"
         aside = final.with_suffix(".partial")
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir()
-        save_file(trainable_state(model), aside / "model.safetensors")
+        try:
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.mkdir()
+            self._write(aside, step, model, optimizer, scheduler)
+            shutil.rmtree(final, ignore_errors=True)
+            aside.rename(final)
+            sync(self.folder)
+        except (OSError, SafetensorError) as error:
+            shutil.rmtree(aside, ignore_errors=True)
+            before = [path.name for path in self.finished() if path != final]
+            raise UserError(
+                f"The state after step {step} can't be written to {self.folder} ({error}); make "
+                "room there, and the same command goes on "
+                f"{f'from {before[-1]}' if before else 'from the beginning'}."
+            ) from error
+        for old in self.finished()[: -self.recipe.keep]:
+            shutil.rmtree(old)
+
+    def _write(
+        self, folder: Path, step: int, model: nn.Module, optimizer: Any, scheduler: Any
+    ) -> None:
+        save_file(trainable_state(model), folder / "model.safetensors")
         tensors, plain = _flatten(optimizer.state_dict())
-        save_file(tensors, aside / "optimizer.safetensors")
+        save_file(tensors, folder / "optimizer.safetensors")
         state = {
             "step": step,
-            "recipe": _decisive(self.recipe),
+            "recipe": self.decisive,
             "optimizer": plain,
             "scheduler": scheduler.state_dict()["last_epoch"],
             "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else None,
         }
-        (aside / "state.json").write_text(json.dumps(state))
-        for path in aside.iterdir():
+        (folder / "state.json").write_text(json.dumps(state))
+        for path in folder.iterdir():
             sync(path)
-        shutil.rmtree(final, ignore_errors=True)
-        aside.rename(final)
-        sync(self.folder)
-        for old in self.finished()[: -self.recipe.keep]:
-            shutil.rmtree(old)
 
     def finished(self) -> list[Path]:
         """Complete states, oldest first."""
@@ -202,26 +227,30 @@ class Checkpoints:
 
     def restore(self, model: nn.Module, optimizer: Any, scheduler: Any) -> int:
         """Load the newest state and return its step, 0 where there is none."""
-        from safetensors.torch import load_file
-
         if not self.finished():
             return 0
         newest = self.finished()[-1]
-        state = json.loads((newest / "state.json").read_text())
-        differing = [k for k, v in _decisive(self.recipe).items() if state["recipe"].get(k) != v]
+        try:
+            state = json.loads((newest / "state.json").read_text())
+            saved = load_file(newest / "model.safetensors")
+            tensors = load_file(newest / "optimizer.safetensors")
+        except (OSError, ValueError, SafetensorError) as error:
+            raise UserError(
+                f"The state {newest} is damaged ({error}); remove it, and the same command goes on "
+                "from the one before."
+            ) from error
+        differing = [k for k, v in self.decisive.items() if state["recipe"].get(k) != v]
         if differing:
             raise UserError(
                 f"{self.recipe.output} holds a run of another recipe (differs in "
                 f"{', '.join(differing)}); choose another output or remove the folder."
             )
         own = dict(model.named_parameters())
-        saved = load_file(newest / "model.safetensors")
         if set(saved) != set(trainable_state(model)):
             raise UserError(f"{newest} was written by another model; choose another output.")
         with torch.no_grad():
             for name, value in saved.items():
                 own[name].copy_(value)
-        tensors = load_file(newest / "optimizer.safetensors")
         optimizer.load_state_dict(_unflatten(tensors, state["optimizer"]))
         scheduler.last_epoch = state["scheduler"]
         rates = zip(optimizer.param_groups, scheduler.base_lrs, strict=True)
@@ -272,7 +301,7 @@ def _check(losses: Losses, step: int) -> None:
     for name, loss in losses.items():
         if not torch.isfinite(loss):
             raise NotANumber(
-                f"The {name} loss is {float(loss)} at step {step}; start again into another output "
+                f"The {name} loss is {loss.item()} at step {step}; start again into another output "
                 "with a lower learning rate or precision=no."
             )
 

@@ -72,7 +72,9 @@ def run(recipe: Recipe) -> None:
         dev = CaptionedPhotos(recipe.dev_data, config.image_encoder, recipe.cache)
         validate = Stage1Validation(dev, tokenizer)
     optimizer = build_optimizer(model, recipe, fresh)
-    model = train(recipe, model, optimizer, recipe.epochs * per_epoch, losses_at, validate)
+    model = train(
+        recipe, model, optimizer, recipe.epochs * per_epoch, losses_at, validate, photos.digest
+    )
     folder = f"{recipe.output}/model"
     save_checkpoint(model, config, folder)
     tokenizer.save(folder)

@@ -79,7 +79,7 @@ def run(recipe: Recipe) -> None:
         validate = Stage2Validation(dev, (*recipe.prompts, language.form.caption)[0])
     optimizer = build_optimizer(model, recipe, fresh)
     total = recipe.epochs * photos.steps_per_epoch(recipe.batch_size)
-    train(recipe, model, optimizer, total, losses_at, validate)
+    train(recipe, model, optimizer, total, losses_at, validate, photos.digest)
     folder = f"{recipe.output}/model"
     save_checkpoint(prompt, config, folder)
     print(f"the finished model is in {folder}")
