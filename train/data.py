@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import random
 import zlib
 from dataclasses import dataclass
@@ -19,7 +20,8 @@ from torch import Tensor
 
 from blip2.errors import UserError
 from train.features import FeatureCache
-from train.shards import ShardReport, iter_samples
+from train.shards import ShardReport
+from train.sources import find_sources
 
 
 @dataclass
@@ -50,7 +52,8 @@ class CaptionedPhotos:
     Parameters
     ----------
     source : str
-        Shards, see :func:`train.shards.find_shards`.
+        Shards, folders and annotations, see :mod:`train.sources`; a weight says how often a pass
+        sees each photo of a source.
     encoder : str
         A registered image encoder.
     cache : str or Path
@@ -75,17 +78,21 @@ class CaptionedPhotos:
         self, source: str, encoder: str, cache: str | Path, views: int = 1, seed: int = 0
     ) -> None:
         self.report = ShardReport()
-        samples = [s for s in iter_samples(source, report=self.report) if s.captions]
+        samples, weights = [], []
+        for part in find_sources(source):
+            captioned = [s for s in part.samples(self.report) if s.captions]
+            samples += captioned
+            weights.append((len(captioned), part.weight))
         if not samples:
             raise UserError(f"No photo in {source} has captions; stages 1 and 2 need them.")
         self.image_ids = [sample.image_id for sample in samples]
         self.captions = [[clean_caption(c) for c in sample.captions] for sample in samples]
-        self.views, self.seed = views, seed
+        self.views, self.seed, self.weights = views, seed, weights
         images = [sample.image for sample in samples]
         self.features = FeatureCache(Path(cache), encoder, self.image_ids, images, views)
-        texts = json.dumps([self.image_ids, self.captions]).encode()
+        texts = json.dumps([self.image_ids, self.captions, weights]).encode()
         self.digest = hashlib.sha256(self.features.path.name.encode() + texts).hexdigest()
-        self._epoch: tuple[int, np.ndarray] | None = None
+        self._epoch: tuple[int, tuple[np.ndarray, np.ndarray]] | None = None
 
     def __len__(self) -> int:
         """Count the photos."""
@@ -99,27 +106,39 @@ class CaptionedPhotos:
         UserError
             There are fewer photos than one batch needs.
         """
-        if len(self) < batch_size:
+        length = sum(round(count * weight) for count, weight in self.weights)
+        if length < batch_size:
             raise UserError(
-                f"There are {len(self)} photos, fewer than one batch of {batch_size}; "
+                f"There are {length} photos, fewer than one batch of {batch_size}; "
                 "choose a smaller batch_size."
             )
-        return len(self) // batch_size
+        return length // batch_size
 
     def batch_at(self, step: int, batch_size: int) -> Batch:
         """The batch of a step, counted from 0 over all passes."""
         epoch, position = divmod(step, self.steps_per_epoch(batch_size))
-        order = self._order(epoch)
-        return self.batch(order[position * batch_size : (position + 1) * batch_size], epoch)
+        rows, turns = self._order(epoch)
+        chosen = slice(position * batch_size, (position + 1) * batch_size)
+        return self.batch(rows[chosen], turns[chosen])
 
-    def batch(self, rows: np.ndarray, epoch: int) -> Batch:
-        """Photos by row; a photo's captions take turns from pass to pass."""
-        keys = [random.Random(f"{self.seed}/{epoch}/{self.image_ids[row]}") for row in rows]
-        captions = []
-        for row in rows:
-            choice = list(range(len(self.captions[row])))
-            random.Random(f"{self.seed}/{self.image_ids[row]}").shuffle(choice)
-            captions.append(self.captions[row][choice[epoch % len(choice)]])
+    def batch(self, rows: np.ndarray, turns: np.ndarray | int = 0) -> Batch:
+        """Photos by row.
+
+        Parameters
+        ----------
+        rows : ndarray
+            ``[B]``.
+        turns : ndarray or int
+            ``[B]``, how often each photo was drawn before; its captions take turns.
+        """
+        turns = np.broadcast_to(turns, rows.shape)
+        keys, captions = [], []
+        for row, turn in zip(rows, turns, strict=True):
+            name, texts = self.image_ids[row], self.captions[row]
+            keys.append(random.Random(f"{self.seed}/{turn}/{name}"))
+            choice = list(range(len(texts)))
+            random.Random(f"{self.seed}/{name}").shuffle(choice)
+            captions.append(texts[choice[turn % len(choice)]])
         features = [
             self.features[key.randrange(self.views), row]
             for key, row in zip(keys, rows, strict=True)
@@ -127,10 +146,21 @@ class CaptionedPhotos:
         ids = [zlib.crc32(self.image_ids[row].encode()) for row in rows]
         return Batch(torch.from_numpy(np.stack(features)), captions, torch.tensor(ids), keys)
 
-    def _order(self, epoch: int) -> np.ndarray:
+    def _order(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of a pass, each with how often it was drawn before."""
         if self._epoch is None or self._epoch[0] != epoch:
-            order = np.random.default_rng((self.seed, epoch)).permutation(len(self))
-            self._epoch = (epoch, order)
+            draw = np.random.default_rng((self.seed, epoch))
+            rows, turns, start = [], [], 0
+            for count, weight in self.weights:
+                whole, times = np.arange(start, start + count), int(weight)
+                some = draw.permutation(whole)[: round(count * weight) - count * times]
+                per_pass = math.ceil(weight)
+                for turn, drawn in enumerate([whole] * times + [some]):
+                    rows.append(drawn)
+                    turns.append(np.full(len(drawn), epoch * per_pass + turn))
+                start += count
+            mixed = draw.permutation(sum(map(len, rows)))
+            self._epoch = (epoch, (np.concatenate(rows)[mixed], np.concatenate(turns)[mixed]))
         return self._epoch[1]
 
 

@@ -50,7 +50,7 @@ class ShardReport:
 
     def describe(self) -> str:
         """One line for a log: how many samples were read and what is wrong with the others."""
-        line = f"{self.samples} samples from {len(self.shards)} shards"
+        line = f"{self.samples} samples from {len(self.shards)} sources"
         if self.broken:
             where, why = self.broken[0]
             line += f", {len(self.broken)} left out as broken; the first is {where}: {why}"
@@ -77,7 +77,7 @@ def find_shards(source: str | Path | Iterable[str | Path]) -> list[Path]:
         Where a part of ``source`` names no existing file, or a file is named twice.
     """
     if isinstance(source, str):
-        parts = [part.strip() for part in _split_outside_braces(source) if part.strip()]
+        parts = [part.strip() for part in split_outside_braces(source) if part.strip()]
     elif isinstance(source, Path):
         parts = [str(source)]
     else:
@@ -172,12 +172,20 @@ def _read_sample(
         fields = json.loads(tar.extractfile(texts[0]).read().decode("utf-8"))
     except ValueError as error:
         return f"its json does not parse ({error})"
+    image = tar.extractfile(photos[0]).read() if with_image else None
+    return sample_of(fields, image, key)
+
+
+def sample_of(fields: object, image: bytes | None, key: str = "") -> Sample | str:
+    """A sample from its json and its photo, or the reason in a few words why it is broken."""
     problem = _problem(fields)
+    if problem is None and image == b"":
+        problem = "its photo is empty"
     if problem:
         return problem
     return Sample(
         image_id=str(fields.get("image_id", key)),
-        image=tar.extractfile(photos[0]).read() if with_image else None,
+        image=image,
         captions=fields.get("captions", []),
         qa=fields.get("qa", []),
     )
@@ -243,7 +251,8 @@ def _expand_braces(text: str) -> list[str]:
     return [head + middle + rest for middle in inner for rest in _expand_braces(tail)]
 
 
-def _split_outside_braces(text: str) -> list[str]:
+def split_outside_braces(text: str) -> list[str]:
+    """Split at commas that stand in no braces."""
     return re.split(r",(?![^{}]*\})", text)
 
 

@@ -165,10 +165,7 @@ class Stage1Validation:
         from blip2.objectives import similarity
 
         rows = np.arange(len(self.photos))
-        chunks = [
-            self.photos.batch(part, epoch=0)
-            for part in np.array_split(rows, max(1, len(rows) // 64))
-        ]
+        chunks = [self.photos.batch(part) for part in np.array_split(rows, max(1, len(rows) // 64))]
         image, text, states, pieces, losses = [], [], [], [], []
         torch.manual_seed(0)  # the same negatives each time; the next step sets its own
         for chunk in chunks:

@@ -144,11 +144,11 @@ class Stage2Validation:
         rows = np.arange(len(self.photos))
         losses = []
         for part in np.array_split(rows, max(1, len(rows) // 64)):
-            batch = self.photos.batch(part, epoch=0)
+            batch = self.photos.batch(part)
             prompts = [self.instruction] * len(part)
             features = batch.features.to(device).float()
             losses.append(float(model(features, prompts, batch.captions)["lm"]))
-        few = self.photos.batch(rows[:4], epoch=0)
+        few = self.photos.batch(rows[:4])
         visual = model.prompt(few.features.to(device).float())
         text = model.language.prompt(self.instruction)
         for caption in model.language.generate(visual, [text] * len(visual), Decoding()):

@@ -78,6 +78,32 @@ def test_a_pass_takes_each_photo_once_and_its_captions_take_turns(shard):
     assert all(sorted(letters) == ["a", "b", "c"] for letters in drawn.values())
 
 
+def test_weights_say_how_often_a_pass_sees_a_photo(shard, tmp_path):
+    """2.5 of one source: each photo twice, half of them a third time, with other captions."""
+    other = tmp_path / "other"
+    other.mkdir()
+    with tarfile.open(shard) as tar:
+        tar.extractall(other, filter="data")
+    for path in other.glob("*.json"):
+        fields = json.loads(path.read_text())
+        fields["image_id"] = "q" + fields["image_id"]
+        fields["captions"] = [f"q {caption}" for caption in fields["captions"]]
+        path.write_text(json.dumps(fields))
+    data = CaptionedPhotos(f"0.5x {shard}, 2.5x {other}", "corners", tmp_path / "cache")
+    assert len(data) == 20 and data.steps_per_epoch(6) == 5
+    seen = []
+    for epoch in range(2):
+        captions = [c for step in range(5) for c in data.batch_at(epoch * 5 + step, 6).captions]
+        light = [c for c in captions if not c.startswith("q")]
+        heavy = [c for c in captions if c.startswith("q")]
+        assert len(set(light)) == 5 and len(heavy) == 25
+        by_photo = [[c for c in heavy if c.split()[1] == str(n)] for n in range(10)]
+        assert sorted(map(len, by_photo)) == [2] * 5 + [3] * 5
+        assert all(len(set(texts)) == len(texts) for texts in by_photo)
+        seen.append(captions)
+    assert seen[0] != seen[1]
+
+
 def test_features_belong_to_their_photo_and_equal_ids_to_equal_photos(shard):
     batch = photos(shard).batch_at(0, 10)
     for caption, features in zip(batch.captions, batch.features, strict=True):

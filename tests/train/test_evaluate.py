@@ -250,7 +250,7 @@ def test_what_cannot_be_used_is_left_out_and_reported(tmp_path, capsys):
     assert list(why) == ["b", "c", "a", "mixed.tar:e"]
     assert "not a picture" in why["b"] and why["c"] == "it has no captions"
     assert why["a"] == "its image_id came before" and "neither" in why["mixed.tar:e"]
-    assert "2 samples from 1 shards, 4 left out" in capsys.readouterr().err
+    assert "2 samples from 1 sources, 4 left out" in capsys.readouterr().err
 
 
 def test_retrieval_and_what_matching_adds(shard, capfd):

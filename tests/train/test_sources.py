@@ -1,0 +1,174 @@
+"""Training data of every form give the same samples; what is broken is counted and named."""
+
+import io
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+from PIL import Image
+
+from blip2.errors import UserError
+from train import prepare
+from train.shards import ShardReport, iter_samples
+from train.sources import Source, find_sources
+
+CAPTIONS = {"beach/one": ["a dog", "a wet dog"], "two": ["a cat"]}
+
+
+def write_photo(path, shade=100, size=(40, 30)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, (shade, 50, 50)).save(path)
+    return path.read_bytes()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two photos with texts, one of them in a subfolder."""
+    folder = tmp_path / "photos"
+    write_photo(folder / "beach" / "one.jpg", 10)
+    (folder / "beach" / "one.txt").write_text("a dog\n\n  a wet dog \n")
+    write_photo(folder / "two.png", 200)
+    (folder / "two.json").write_text(json.dumps({"captions": ["a cat"]}))
+    return folder
+
+
+def read(text, report=None):
+    return {s.image_id: s for part in find_sources(text) for s in part.samples(report)}
+
+
+def test_a_plain_folder(folder):
+    found = read(str(folder))
+    assert {name: sample.captions for name, sample in found.items()} == CAPTIONS
+    assert found["two"].image == (folder / "two.png").read_bytes()
+
+
+def test_what_a_folder_holds_besides_is_counted_and_named(folder):
+    write_photo(folder / "mute.jpg")
+    (folder / "three.txt").write_text("a photo that is not here")
+    write_photo(folder / "odd.jpg")
+    (folder / "odd.json").write_text('{"captions": "not a list"}')
+    (folder / "empty.jpg").write_bytes(b"")
+    (folder / "empty.txt").write_text("nothing")
+    report = ShardReport()
+    assert set(read(str(folder), report)) == set(CAPTIONS)
+    assert report.samples == 2 and dict(report.broken) == {
+        "empty.jpg": "its photo is empty",
+        "mute.jpg": "it has no .txt or .json beside it",
+        "odd.jpg": 'its "captions" are not a list of non-empty texts',
+    }
+    with pytest.raises(UserError, match=r"empty\.jpg in .* is broken: its photo is empty"):
+        read(str(folder))
+
+
+def test_annotations_of_coco(tmp_path):
+    photo = write_photo(tmp_path / "val" / "COCO_7.jpg")
+    write_photo(tmp_path / "val" / "COCO_8.jpg")
+    content = {
+        "images": [{"id": 7, "file_name": "COCO_7.jpg"}, {"id": 8, "file_name": "COCO_8.jpg"},
+                   {"id": 9, "file_name": "COCO_9.jpg"}],
+        "annotations": [{"image_id": 7, "caption": "a bus"}, {"image_id": 9, "caption": "x"},
+                        {"image_id": 7, "caption": "a red bus"}],
+    }  # fmt: skip
+    (tmp_path / "captions.json").write_text(json.dumps(content))
+    report = ShardReport()
+    found = read(f"{tmp_path}/captions.json@{tmp_path}/val", report)
+    assert found["7"].captions == ["a bus", "a red bus"] and found["7"].image == photo
+    assert list(found) == ["7"]
+    assert dict(report.broken) == {
+        "COCO_8.jpg": "it has neither captions nor qa",
+        "COCO_9.jpg": f"it is not in {tmp_path}/val",
+    }
+    with pytest.raises(UserError, match="which has no splits; leave #val out"):
+        read(f"{tmp_path}/captions.json@{tmp_path}/val#val")
+
+
+def test_annotations_of_karpathy(tmp_path):
+    for number in range(4):
+        write_photo(tmp_path / "images" / "val2014" / f"{number}.jpg", number)
+    content = {
+        "images": [
+            {"filepath": "val2014", "filename": f"{n}.jpg", "cocoid": 100 + n, "split": split,
+             "sentences": [{"raw": f"photo {n}"}]}
+            for n, split in enumerate(["train", "restval", "val", "test"])
+        ]
+    }  # fmt: skip
+    (tmp_path / "k.json").write_text(json.dumps(content))
+    where = f"{tmp_path}/k.json@{tmp_path}/images"
+    for split, ids in (("train", ["100", "101"]), ("test", ["103"]), ("val", ["102"])):
+        assert list(read(f"{where}#{split}")) == ids
+    assert len(read(where)) == 4
+    with pytest.raises(UserError, match="No photo of the split 'dev' is in"):
+        read(f"{where}#dev")
+
+
+def test_several_sources_with_weights():
+    assert find_sources("a.tar, 3x b-{0,1}.tar,0.5x c.json@d#train") == [
+        Source("a.tar"), Source("b-{0,1}.tar", 3.0), Source("c.json@d#train", 0.5),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("0x a.tar", "The weight of a.tar is 0"),
+        (" , ", "No data were named"),
+        ("{}/nothing.json@{}", "is no captions JSON of COCO's or Karpathy's form"),
+        ("{}/list.json@{}", "is no captions JSON of COCO's or Karpathy's form"),
+        ("{}/bare", "No photo (jpg, jpeg, png, webp) is in"),
+        ("{}/nowhere", "No shard is at"),
+    ],
+)
+def test_mistakes_are_one_sentence(text, said, tmp_path):
+    (tmp_path / "list.json").write_text("[1]")
+    (tmp_path / "bare").mkdir()
+    with pytest.raises(UserError) as error:
+        read(text.replace("{}", str(tmp_path)))
+    assert said in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_folder_becomes_shards_that_read_the_same(folder, tmp_path, capsys):
+    out = tmp_path / "shards" / "train"
+    assert prepare.main([str(folder), "--out", str(out), "--per-shard", "1"]) == 0
+    shards = sorted(path.name for path in (tmp_path / "shards").iterdir())
+    assert shards == ["train-000000.tar", "train-000001.tar"]
+    found = {s.image_id: s for s in iter_samples(f"{out}-*.tar")}
+    assert {name: sample.captions for name, sample in found.items()} == CAPTIONS
+    assert found["beach/one"].image == (folder / "beach" / "one.jpg").read_bytes()
+    assert "2 photos in 2 shards, 0 left out" in capsys.readouterr().out
+    assert prepare.main([str(folder), "--out", str(out)]) == 2
+    assert "are there already" in capsys.readouterr().err
+
+
+def test_photos_are_decoded_and_scaled_and_the_bad_ones_named(folder, tmp_path, capsys):
+    whole = (folder / "two.png").read_bytes()
+    (folder / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (folder / "cut.txt").write_text("half a photo")
+    out = tmp_path / "s"
+    assert prepare.main([str(folder), "--out", str(out), "--side", "16"]) == 0
+    said = capsys.readouterr()
+    assert "2 photos in 1 shards, 1 left out" in said.out
+    assert "left out: cut: " in said.err
+    for sample in iter_samples(f"{out}-*.tar"):
+        with Image.open(io.BytesIO(sample.image)) as photo:
+            assert photo.size == (16, 16) and photo.format == "JPEG"
+
+
+def test_the_seed_decides_the_order(tmp_path):
+    for number in range(30):
+        write_photo(tmp_path / "p" / f"{number:02d}.jpg", number)
+        (tmp_path / "p" / f"{number:02d}.txt").write_text("a photo")
+    orders = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1), ("d", None)):
+        prepare.prepare(str(tmp_path / "p"), tmp_path / name, seed=seed)
+        orders.append([s.image_id for s in iter_samples(str(tmp_path / f"{name}-000000.tar"))])
+    assert orders[0] == orders[1] != orders[2] and orders[3] == sorted(orders[3]) != orders[0]
+    assert all(sorted(order) == orders[3] for order in orders)
+
+
+def test_help_is_quick():
+    began = time.monotonic()
+    done = subprocess.run([sys.executable, "-m", "train.prepare", "--help"], capture_output=True)
+    assert done.returncode == 0 and b"example: python -m train.prepare" in done.stdout
+    assert time.monotonic() - began < 5

@@ -1,0 +1,230 @@
+"""Turn photos with captions into WebDataset shards, which training and evaluation read.
+
+Examples
+--------
+::
+
+    python -m train.prepare photos --out shards/train
+    python -m train.prepare captions_train2017.json@train2017 --out shards/coco --side 256
+    python -m train.prepare dataset_coco.json@images#test --out shards/coco-test --no-shuffle
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import random
+import sys
+import tarfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from blip2.errors import UserError
+from train.shards import Sample, ShardReport
+
+SUFFIXES = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
+HELD = 4000  # samples in memory while they are shuffled
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Returns
+    -------
+    int
+        0, or 2 after an error that the user can put right, said on stderr.
+    """
+    args = _parser().parse_args(argv)
+    try:
+        report, shards = prepare(
+            args.source, args.out, args.per_shard, args.side, None if args.no_shuffle else args.seed
+        )
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for name, why in report.broken:
+        print(f"left out: {name}: {why}", file=sys.stderr)
+    print(f"{report.samples} photos in {len(shards)} shards, {len(report.broken)} left out")
+    print(f"data: {shards[0].parent}/{args.out.name}-*.tar")
+    return 0
+
+
+def prepare(
+    source: str, out: Path, per_shard: int = 1000, side: int = 0, seed: int | None = 0
+) -> tuple[ShardReport, list[Path]]:
+    """Write shards ``<out>-000000.tar`` and so on.
+
+    Every photo is decoded once, so that one that can't be is left out here and not met in
+    training. All shards are written aside; they get their names when the last is finished.
+
+    Parameters
+    ----------
+    source : str
+        See :mod:`train.sources`; weights are refused.
+    out : Path
+        Folder and beginning of the shards' names.
+    per_shard : int
+        Photos of one shard.
+    side : int
+        Scale the whole photo to a square of this many pixels, as evaluation does, and write JPEG;
+        0 keeps the files as they are.
+    seed : int, optional
+        Of the order; None keeps the source's.
+
+    Returns
+    -------
+    ShardReport
+        What was taken, and what was left out with the reason.
+    list of Path
+        The shards.
+
+    Raises
+    ------
+    UserError
+        The source can't be read, holds nothing that can be used, or shards of this name exist.
+    """
+    from tqdm import tqdm
+
+    from train.sources import find_sources
+
+    sources = find_sources(source)
+    if any(part.weight != 1 for part in sources):
+        raise UserError("Shards hold each photo once; give the weight in the recipe instead.")
+    if list(out.parent.glob(f"{out.name}-*.tar")):
+        raise UserError(
+            f"Shards {out}-*.tar are there already; remove them or choose another --out."
+        )
+    report = ShardReport()
+    samples = [sample for part in sources for sample in part.samples(report)]
+    if seed is not None:
+        random.Random(seed).shuffle(samples)
+    every = 0.1 if sys.stderr.isatty() else 15
+    bar = tqdm(samples, desc="photos", unit="photo", mininterval=every)
+    aside: list[Path] = []
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        usable = _usable(bar, side, report)
+        while written := _write(out, len(aside), usable, per_shard):
+            aside.append(written)
+        if not aside:
+            raise UserError(f"No photo of {source} can be used; {report.describe()}.")
+        shards = [path.with_suffix("") for path in aside]
+        for path, shard in zip(aside, shards, strict=True):
+            os.replace(path, shard)
+    except OSError as error:
+        raise UserError(f"Cannot write shards to {out.parent} ({error}); make room.") from error
+    finally:
+        for path in aside:
+            path.unlink(missing_ok=True)
+    return report, shards
+
+
+def _shuffled(samples: Iterator[Sample], seed: int) -> Iterator[Sample]:
+    """The samples in an order that the seed decides, with no more than ``HELD`` in memory."""
+    draw = random.Random(seed)
+    held: list[Sample] = []
+    for sample in samples:
+        if len(held) < HELD:
+            held.append(sample)
+            continue
+        at = draw.randrange(HELD)
+        yield held[at]
+        held[at] = sample
+    draw.shuffle(held)
+    yield from held
+
+
+def _usable(
+    samples: Iterator[Sample], side: int, report: ShardReport
+) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """Each sample's files by suffix, under a name of its own; the others go to the report."""
+    seen: set[str] = set()
+    for number, sample in enumerate(samples):
+        files = _files(sample, side)
+        if isinstance(files, dict) and sample.image_id in seen:
+            files = "its image_id came before"
+        if isinstance(files, str):
+            report.samples -= 1
+            report.broken.append((sample.image_id, files))
+            continue
+        seen.add(sample.image_id)
+        yield f"{number:09d}", files
+
+
+def _files(sample: Sample, side: int) -> dict[str, bytes] | str:
+    from PIL import Image
+
+    from blip2.processing import PhotoError, open_photo
+
+    try:
+        photo = open_photo(sample.image)
+    except PhotoError as error:
+        return str(error)
+    image, suffix = sample.image, ""
+    if not side:
+        with Image.open(io.BytesIO(sample.image)) as file:
+            suffix = SUFFIXES.get(file.format, "")
+    if not suffix:  # asked for, or of a kind that shards don't hold
+        if side:
+            photo = photo.resize((side, side), Image.Resampling.BICUBIC)
+        out = io.BytesIO()
+        photo.save(out, "JPEG", quality=92)
+        image, suffix = out.getvalue(), "jpg"
+    fields = {"image_id": sample.image_id, "captions": sample.captions, "qa": sample.qa}
+    text = json.dumps({key: value for key, value in fields.items() if value}, ensure_ascii=False)
+    return {suffix: image, "json": text.encode()}
+
+
+def _write(
+    out: Path, number: int, samples: Iterator[tuple[str, dict[str, bytes]]], per_shard: int
+) -> Path | None:
+    """Write the next samples to a shard aside; None where there are none."""
+    path = out.with_name(f"{out.name}-{number:06d}.tar.partial")
+    count = 0
+    try:
+        with tarfile.open(path, "w") as tar:
+            for name, files in samples:
+                for suffix, data in files.items():
+                    member = tarfile.TarInfo(f"{name}.{suffix}")
+                    member.size = len(data)
+                    tar.addfile(member, io.BytesIO(data))
+                count += 1
+                if count == per_shard:
+                    break
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    if count:
+        return path
+    path.unlink()
+    return None
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m train.prepare",
+        description="Turn photos with captions into WebDataset shards.",
+        epilog="example: python -m train.prepare captions_train2017.json@train2017 --out "
+        "shards/coco --side 256",
+    )
+    add = parser.add_argument
+    add("source", help="a folder with texts beside the photos, JSON@FOLDER[#SPLIT], or shards")
+    add("--out", required=True, type=Path, metavar="NAME", help="shards become NAME-000000.tar ...")
+    add("--per-shard", type=_positive, default=1000, metavar="N", help="photos (1000)")
+    add("--side", type=_positive, default=0, metavar="PIXELS", help="scale to squares of this side")
+    add("--seed", type=int, default=0, metavar="N", help="of the order (0)")
+    add("--no-shuffle", action="store_true", help="keep the order")
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not at least 1")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,185 @@
+"""Where training data come from: shards, COCO's and Karpathy's JSON, or a plain folder.
+
+A source is written as one text, so that a recipe and a command line can name it:
+
+- ``shards/train-{000000..000005}.tar``: WebDataset shards, see :mod:`train.shards`;
+- ``captions.json@photos`` or ``dataset_coco.json@photos#train``: COCO's annotations, or
+  Karpathy's, whose photos lie in the folder ``photos``; of Karpathy's, one split;
+- ``photos``: a folder of photos, each with a ``.txt`` (a caption on each line) or a ``.json`` (as
+  in shards) of the same name beside it;
+- several of them with commas between, and ``3x SOURCE`` or ``0.5x SOURCE`` for one that a pass
+  shall see three times, or half of.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from blip2.errors import UserError
+from train.shards import (
+    IMAGE_KINDS,
+    Sample,
+    ShardReport,
+    iter_samples,
+    sample_of,
+    split_outside_braces,
+)
+
+_WEIGHT = re.compile(r"(\d+(?:\.\d+)?)x\s+(.+)")
+
+
+@dataclass(frozen=True)
+class Source:
+    """One part of the training data.
+
+    Attributes
+    ----------
+    text : str
+        As it was named, without its weight.
+    weight : float
+        How often a pass sees each of its photos, on average.
+    """
+
+    text: str
+    weight: float = 1.0
+
+    def samples(self, report: ShardReport | None = None) -> Iterator[Sample]:
+        """Read it from its beginning; see :func:`train.shards.iter_samples` for ``report``.
+
+        Raises
+        ------
+        UserError
+            It is not there, can't be read, or holds no usable sample.
+        """
+        annotations, at, folder = self.text.partition("@")
+        if at:
+            folder, _, split = folder.partition("#")
+            found = _from_annotations(Path(annotations), Path(folder), split)
+        elif Path(self.text).is_dir() and not any(Path(self.text).glob("*.tar")):
+            found = _from_folder(Path(self.text))
+        else:
+            yield from iter_samples(self.text, report=report)
+            return
+        yield from self._checked(found, report)
+
+    def _checked(
+        self, found: Iterator[tuple[str, Sample | str]], report: ShardReport | None
+    ) -> Iterator[Sample]:
+        count = 0
+        if report is not None:
+            report.shards.append(self.text)
+        for name, sample in found:
+            if isinstance(sample, Sample):
+                count += 1
+                if report is not None:
+                    report.samples += 1
+                yield sample
+            elif report is None:
+                raise UserError(f"{name} in {self.text} is broken: {sample}; repair it.")
+            else:
+                report.broken.append((name, sample))
+        if not count:
+            raise UserError(f"No usable sample is in {self.text}; each needs a photo and text.")
+
+
+def find_sources(text: str) -> list[Source]:
+    """Take apart what a recipe's ``data`` names.
+
+    Raises
+    ------
+    UserError
+        Nothing is named, or a weight is 0.
+    """
+    found = []
+    for part in split_outside_braces(text):
+        match = _WEIGHT.fullmatch(part.strip())
+        weight, name = (float(match[1]), match[2]) if match else (1.0, part.strip())
+        if name and not weight:
+            raise UserError(f"The weight of {name} is 0; leave the source out instead.")
+        if name:
+            found.append(Source(name, weight))
+    if not found:
+        raise UserError("No data were named; give shards, a JSON with its folder, or a folder.")
+    return found
+
+
+def _from_annotations(path: Path, folder: Path, split: str) -> Iterator[tuple[str, Sample | str]]:
+    """Photos of COCO's captions JSON, or of Karpathy's, with their captions."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        karpathy = "annotations" not in content
+        read = _karpathy if karpathy else _coco
+        entries = list(read(content, split))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} is no captions JSON of COCO's or Karpathy's form "
+            f"({type(error).__name__}: {error}); check the file."
+        ) from error
+    if split and not karpathy:
+        raise UserError(f"{path} is COCO's JSON, which has no splits; leave #{split} out.")
+    if not entries:
+        raise UserError(f"No photo of the split {split!r} is in {path}; choose another.")
+    for image_id, names, captions in entries:
+        photo = next((folder / name for name in names if (folder / name).is_file()), None)
+        if photo is None:
+            yield names[0], f"it is not in {folder}"
+        else:
+            yield names[0], _sample(photo, {"image_id": image_id, "captions": captions})
+
+
+def _coco(content: dict[str, Any], split: str) -> Iterator[tuple[str, list[str], list[str]]]:
+    captions: dict[Any, list[str]] = {}
+    for entry in content["annotations"]:
+        captions.setdefault(entry["image_id"], []).append(entry["caption"])
+    for image in content["images"]:
+        yield str(image["id"]), [image["file_name"]], captions.get(image["id"], [])
+
+
+def _karpathy(content: dict[str, Any], split: str) -> Iterator[tuple[str, list[str], list[str]]]:
+    for image in content["images"]:
+        # Karpathy's "restval" is what everybody trains on beside "train".
+        if split and image["split"] != split and (split, image["split"]) != ("train", "restval"):
+            continue
+        name = image["filename"]
+        names = [f"{image['filepath']}/{name}", name] if image.get("filepath") else [name]
+        image_id = str(image.get("cocoid", image.get("imgid", name)))
+        yield image_id, names, [sentence["raw"] for sentence in image["sentences"]]
+
+
+def _from_folder(folder: Path) -> Iterator[tuple[str, Sample | str]]:
+    """Photos with a text of the same name beside them, by name."""
+    photos = sorted(
+        path for path in folder.rglob("*") if path.suffix[1:].lower() in IMAGE_KINDS
+    )  # fmt: skip
+    if not photos:
+        raise UserError(f"No photo ({', '.join(IMAGE_KINDS)}) is in {folder}; check the path.")
+    for photo in photos:
+        name = str(photo.relative_to(folder))
+        text, fields = photo.with_suffix(".txt"), photo.with_suffix(".json")
+        try:
+            if fields.is_file():
+                content = json.loads(fields.read_text(encoding="utf-8"))
+            elif text.is_file():
+                lines = text.read_text(encoding="utf-8").splitlines()
+                content = {"captions": [line.strip() for line in lines if line.strip()]}
+            else:
+                yield name, "it has no .txt or .json beside it"
+                continue
+        except (OSError, ValueError) as error:
+            yield name, f"its text can't be read ({error})"
+            continue
+        if isinstance(content, dict):
+            content = {"image_id": str(photo.relative_to(folder).with_suffix(""))} | content
+        yield name, _sample(photo, content)
+
+
+def _sample(photo: Path, fields: object) -> Sample | str:
+    try:
+        return sample_of(fields, photo.read_bytes())
+    except OSError as error:
+        return f"it can't be read ({error.strerror})"
