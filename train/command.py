@@ -50,3 +50,20 @@ def run_recipe(
         print("error: interrupted; the same command continues.", file=sys.stderr)
         return 130
     return 0
+
+
+def positive(text: str) -> int:
+    """An option that is a whole number from 1, for argparse."""
+    return _at_least(1, text)
+
+
+def count(text: str) -> int:
+    """An option that is a whole number from 0, for argparse."""
+    return _at_least(0, text)
+
+
+def _at_least(least: int, text: str) -> int:
+    value = int(text)
+    if value < least:
+        raise argparse.ArgumentTypeError(f"{value} is not at least {least}")
+    return value

@@ -21,6 +21,7 @@ from typing import Any
 
 from blip2.errors import UserError
 from train.anchors import find_anchors, verdict
+from train.command import count, positive
 from train.reports import check_output, describe_shards, provenance, shorten, write_report
 from train.shards import ShardReport, iter_samples
 from train.tasks import evaluate_answers, evaluate_captions, evaluate_retrieval, usable
@@ -132,8 +133,8 @@ def _parser() -> argparse.ArgumentParser:
         add("--model", required=True, metavar="ID", help=f"such as {model}, or a folder")
         add("--data", required=True, metavar="SHARDS", help="tar, glob, {000..005}, folder, list")
         add("--output", required=True, type=Path, metavar="FILE", help="the report, JSON")
-        add("--limit", type=_positive, metavar="N", help="only the first N photos")
-        add("--batch-size", type=_positive, metavar="N", help="photos or pairs at a time")
+        add("--limit", type=positive, metavar="N", help="only the first N photos")
+        add("--batch-size", type=positive, metavar="N", help="photos or pairs at a time")
         add("--device", metavar="D", help="such as cpu or cuda:0")
         add("--dataset", metavar="NAME", help="what the data are, as published figures say it")
         add("--split", metavar="NAME", help="such as karpathy-test")
@@ -142,33 +143,19 @@ def _parser() -> argparse.ArgumentParser:
     for task, length, penalty in ((caption, 30, 1.0), (vqa, 10, -1.0)):
         add = task.add_argument
         add("--prompt", default="", metavar="TEXT", help="{} for a question; the model's own")
-        add("--num-beams", type=_positive, default=5, metavar="N", help="default 5")
+        add("--num-beams", type=positive, default=5, metavar="N", help="default 5")
         for name, value in (("max", length), ("min", 1)):
-            add(f"--{name}-new-tokens", type=_positive, default=value, metavar="N",
+            add(f"--{name}-new-tokens", type=positive, default=value, metavar="N",
                 help=f"default {value}")  # fmt: skip
         add("--length-penalty", type=float, default=penalty, metavar="X", help=f"default {penalty}")
     add = caption.add_argument
     add("--no-meteor", dest="meteor", action="store_false", help="do not wait for its Java program")
     add = retrieval.add_argument
-    add("--k-test", type=_count, default=64, metavar="N", help="re-ranked a query; 0: none")
-    add("--captions-per-photo", type=_positive, default=5, metavar="N", help="default 5")
-    add("--texts-limit", type=_positive, metavar="N", help="re-rank for N evenly spaced texts")
+    add("--k-test", type=count, default=64, metavar="N", help="re-ranked a query; 0: none")
+    add("--captions-per-photo", type=positive, default=5, metavar="N", help="default 5")
+    add("--texts-limit", type=positive, metavar="N", help="re-rank for N evenly spaced texts")
     add("--itc-weight", type=float, metavar="X", help="of the cosine in itm+itc: 1/temperature")
     return parser
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{value} is negative")
-    return value
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not at least 1")
-    return value
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from blip2.errors import UserError
+from train.command import positive
 from train.shards import Sample, ShardReport
 
 SUFFIXES = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
@@ -212,18 +213,11 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("source", help="a folder with texts beside the photos, JSON@FOLDER[#SPLIT], or shards")
     add("--out", required=True, type=Path, metavar="NAME", help="shards become NAME-000000.tar ...")
-    add("--per-shard", type=_positive, default=1000, metavar="N", help="photos (1000)")
-    add("--side", type=_positive, default=0, metavar="PIXELS", help="scale to squares of this side")
+    add("--per-shard", type=positive, default=1000, metavar="N", help="photos (1000)")
+    add("--side", type=positive, default=0, metavar="PIXELS", help="scale to squares of this side")
     add("--seed", type=int, default=0, metavar="N", help="of the order (0)")
     add("--no-shuffle", action="store_true", help="keep the order")
     return parser
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not at least 1")
-    return value
 
 
 if __name__ == "__main__":
