@@ -87,6 +87,10 @@ class FrozenLanguageModel(nn.Module):
         """Tokens of a text, special ones read, none added."""
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
+    def answer_length(self, answers: Sequence[str]) -> int:
+        """Tokens that :meth:`loss` averages over: those of the answers and their end tokens."""
+        return sum(len(self.token_ids(answer)) + 1 for answer in answers)
+
     def question(self, words: str) -> str:
         """A question as this model wants it put."""
         return self.form.question.format(words)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -70,6 +72,61 @@ def itc_loss(
     image_to_text = F.cross_entropy(logits, targets, label_smoothing=label_smoothing)
     text_to_image = F.cross_entropy(logits.T, targets, label_smoothing=label_smoothing)
     return (image_to_text + text_to_image) / 2
+
+
+@dataclass
+class JointBatch:
+    """Embeddings of a batch that is computed in parts, without gradient.
+
+    Attributes
+    ----------
+    image_embeds, text_embeds : Tensor
+        ``[N, Q, d]`` and ``[N, d]``.
+    image_ids : Tensor
+        ``[N]``
+    start : int
+        Where the part at hand stands.
+    """
+
+    image_embeds: Tensor
+    text_embeds: Tensor
+    image_ids: Tensor
+    start: int
+
+
+def joint_itc_loss(
+    image_embeds: Tensor, text_embeds: Tensor, temperature: Tensor, joint: JointBatch
+) -> Tensor:
+    """ITC of a part of a batch against all of it: every other pair is a negative.
+
+    Computes the loss of the whole batch with gradient to the part's own embeddings. Summed over
+    the ``P`` parts, gradients are those of :func:`itc_loss` over the whole batch, and so are
+    values: each is the whole's divided by ``P``.
+
+    Parameters
+    ----------
+    image_embeds, text_embeds : Tensor
+        ``[B, Q, d]`` and ``[B, d]`` of the part, ``B = N / P``.
+    temperature : Tensor
+        As in :func:`itc_loss`.
+    joint : JointBatch
+        The whole batch; what it holds of the part is not used.
+
+    Returns
+    -------
+    Tensor
+        Scalar.
+    """
+    start, stop = joint.start, joint.start + len(image_embeds)
+    images, texts = (
+        torch.cat([every[:start], own, every[stop:]])
+        for every, own in ((joint.image_embeds, image_embeds), (joint.text_embeds, text_embeds))
+    )
+    parts = len(joint.image_ids) / len(image_embeds)
+    # Each part differentiates the whole loss with respect to it, so each takes its share.
+    shared = temperature.detach() + (temperature - temperature.detach()) / parts
+    whole = itc_loss(similarity(images, texts), shared, joint.image_ids)
+    return whole - whole.detach() * (1 - 1 / parts)
 
 
 @torch.no_grad()

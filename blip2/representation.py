@@ -5,17 +5,21 @@ The same class trains (:meth:`Representation.forward`) and embeds and matches at
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blip2.config import Blip2Config
 from blip2.objectives import (
+    JointBatch,
     diversity_loss,
     hard_negatives,
     itc_loss,
     itg_loss,
     itm_loss,
+    joint_itc_loss,
     similarity,
 )
 from blip2.qformer import ImageStates, QFormer
@@ -138,8 +142,9 @@ class Representation(nn.Module):
         hardness: float = 1.0,
         kept: Tensor | None = None,
         diversity: float = 0.0,
+        join: Callable[[Tensor, Tensor], JointBatch] | None = None,
     ) -> dict[str, Tensor]:
-        """Compute the three losses of a batch of pairs.
+        """Compute the three losses of a batch of pairs, or of a part of one.
 
         Parameters
         ----------
@@ -155,6 +160,11 @@ class Representation(nn.Module):
             ``[B, K]``, which of a photo's ``N`` features are read; default all.
         diversity : float
             Weight of :func:`blip2.objectives.diversity_loss`, which the paper does without.
+        join : callable, optional
+            Where the pairs are a part of a larger batch: from the part's embeddings
+            ``[B, Q, d]`` and ``[B, d]`` to the whole's. ``itc`` is then the part's share in the
+            loss of the whole, see :func:`blip2.objectives.joint_itc_loss`; the other losses are
+            the part's own, and ITM's negatives come from it.
 
         Returns
         -------
@@ -167,7 +177,11 @@ class Representation(nn.Module):
         image_embeds = self.project_queries(encoded.queries)
         text_embeds = self.embed_texts(ids, mask)
         sim = similarity(image_embeds, text_embeds)
-        itc = itc_loss(sim, self.temperature, image_ids)
+        if join is None:
+            itc = itc_loss(sim, self.temperature, image_ids)
+        else:
+            joint = join(image_embeds, text_embeds)
+            itc = joint_itc_loss(image_embeds, text_embeds, self.temperature, joint)
 
         wrong_images, wrong_texts = hard_negatives(sim, self.temperature, image_ids, hardness)
         batch = torch.arange(len(ids), device=ids.device)
@@ -181,6 +195,13 @@ class Representation(nn.Module):
         if diversity:
             losses["diversity"] = diversity * diversity_loss(encoded.queries)
         return losses
+
+    def embed_pairs(
+        self, features: Tensor, ids: Tensor, mask: Tensor, kept: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """What :meth:`forward` embeds, in the same order of draws: ``[B, Q, d]`` and ``[B, d]``."""
+        queries = self.qformer.encode_image(self.image_states(features, kept)).queries
+        return self.project_queries(queries), self.embed_texts(ids, mask)
 
     def _itg(self, ids: Tensor, mask: Tensor, query_cache: list) -> Tensor:
         inputs = ids.clone()

@@ -37,6 +37,9 @@ class Recipe:
         Cached views of each photo, see :mod:`train.features`.
     epochs, batch_size : int
         Passes over the photos, and pairs of one step.
+    accumulate : int
+        Parts in which each process computes its share of a batch, one after the other: less
+        memory for the same update.
     learning_rate, final_learning_rate : float
         Peak and end of the cosine.
     fresh_learning_rate : float
@@ -81,6 +84,7 @@ class Recipe:
     views: int = 1
     epochs: int = 1
     batch_size: int = 96
+    accumulate: int = 1
     learning_rate: float = 1e-4
     final_learning_rate: float = 1e-5
     fresh_learning_rate: float = 0.0
@@ -105,9 +109,9 @@ class Recipe:
 # Lowest and highest values that make sense.
 LEAST = {
     "views": 1, "epochs": 1, "batch_size": 2, "learning_rate": 1e-12, "warmup_steps": 0,
-    "final_learning_rate": 0, "fresh_learning_rate": 0, "weight_decay": 0, "clip_norm": 0,
-    "hardness_epochs": 0, "save_every": 1, "validate_every": 1, "log_every": 1, "keep": 1,
-    "seed": 0, "token_keep": 0.01, "diversity": 0,
+    "accumulate": 1, "final_learning_rate": 0, "fresh_learning_rate": 0, "weight_decay": 0,
+    "clip_norm": 0, "hardness_epochs": 0, "save_every": 1, "validate_every": 1, "log_every": 1,
+    "keep": 1, "seed": 0, "token_keep": 0.01, "diversity": 0,
 }  # fmt: skip
 MOST = {"token_keep": 1}
 

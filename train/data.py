@@ -20,6 +20,7 @@ from torch import Tensor
 
 from blip2.errors import UserError
 from train.features import FeatureCache
+from train.parts import Part
 from train.shards import ShardReport
 from train.sources import find_sources
 
@@ -114,14 +115,25 @@ class CaptionedPhotos:
             )
         return length // batch_size
 
-    def batch_at(self, step: int, batch_size: int) -> Batch:
-        """The batch of a step, counted from 0 over all passes."""
+    def batch_at(self, step: int, batch_size: int, part: Part | None = None) -> Batch:
+        """The batch of a step, counted from 0 over all passes, or a part of it."""
+        rows, turns = self._drawn(step, batch_size)
+        chosen = (part or Part()).rows(batch_size)
+        return self.batch(rows[chosen], turns[chosen])
+
+    def texts_at(self, step: int, batch_size: int) -> Batch:
+        """A step's whole batch without its photos: ``features`` is empty."""
+        return self.batch(*self._drawn(step, batch_size), with_features=False)
+
+    def _drawn(self, step: int, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
         epoch, position = divmod(step, self.steps_per_epoch(batch_size))
         rows, turns = self._order(epoch)
         chosen = slice(position * batch_size, (position + 1) * batch_size)
-        return self.batch(rows[chosen], turns[chosen])
+        return rows[chosen], turns[chosen]
 
-    def batch(self, rows: np.ndarray, turns: np.ndarray | int = 0) -> Batch:
+    def batch(
+        self, rows: np.ndarray, turns: np.ndarray | int = 0, with_features: bool = True
+    ) -> Batch:
         """Photos by row.
 
         Parameters
@@ -130,21 +142,32 @@ class CaptionedPhotos:
             ``[B]``.
         turns : ndarray or int
             ``[B]``, how often each photo was drawn before; its captions take turns.
+        with_features : bool
+            False leaves them unread.
         """
         turns = np.broadcast_to(turns, rows.shape)
-        keys, captions = [], []
-        for row, turn in zip(rows, turns, strict=True):
-            name, texts = self.image_ids[row], self.captions[row]
-            keys.append(random.Random(f"{self.seed}/{turn}/{name}"))
-            choice = list(range(len(texts)))
-            random.Random(f"{self.seed}/{name}").shuffle(choice)
-            captions.append(texts[choice[turn % len(choice)]])
-        features = [
-            self.features[key.randrange(self.views), row]
-            for key, row in zip(keys, rows, strict=True)
+        keys = [
+            random.Random(f"{self.seed}/{turn}/{self.image_ids[row]}")
+            for row, turn in zip(rows, turns, strict=True)
         ]
-        ids = [zlib.crc32(self.image_ids[row].encode()) for row in rows]
-        return Batch(torch.from_numpy(np.stack(features)), captions, torch.tensor(ids), keys)
+        views = [key.randrange(self.views) for key in keys]
+        features = torch.empty(0)
+        if with_features:
+            read = [self.features[view, row] for view, row in zip(views, rows, strict=True)]
+            features = torch.from_numpy(np.stack(read))
+        return Batch(features, self._captions(rows, turns), self._ids(rows), keys)
+
+    def _captions(self, rows: np.ndarray, turns: np.ndarray) -> list[str]:
+        found = []
+        for row, turn in zip(rows, turns, strict=True):
+            texts = self.captions[row]
+            choice = list(range(len(texts)))
+            random.Random(f"{self.seed}/{self.image_ids[row]}").shuffle(choice)
+            found.append(texts[choice[turn % len(choice)]])
+        return found
+
+    def _ids(self, rows: np.ndarray) -> Tensor:
+        return torch.tensor([zlib.crc32(self.image_ids[row].encode()) for row in rows])
 
     def _order(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows of a pass, each with how often it was drawn before."""

@@ -6,27 +6,24 @@ Randomness is a function of seed and step (:func:`seed_step`), and so is the bat
 
 from __future__ import annotations
 
-import json
+import random
 import resource
-import shutil
 import signal
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict
-from pathlib import Path
+from contextlib import nullcontext
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from blip2.cache import sync
 from blip2.errors import UserError
 from train.config import Recipe
 from train.optim import learning_rate_factor
+from train.parts import Part
+from train.states import Checkpoints
 
 Losses = dict[str, Tensor]
 
@@ -35,9 +32,12 @@ class NotANumber(UserError):
     """A loss that is not finite."""
 
 
-def seed_step(seed: int, step: int) -> None:
-    """Set torch's random state for a step, so that dropout and negatives depend on it alone."""
-    torch.manual_seed((seed << 32) + step)
+def seed_step(seed: int, step: int, part: int = 0) -> None:
+    """Set torch's random state, so that dropout and negatives depend on step and part alone."""
+    if part:
+        torch.manual_seed(random.Random(f"{seed}/{step}/{part}").getrandbits(63))
+    else:
+        torch.manual_seed((seed << 32) + step)
 
 
 def build_accelerator(recipe: Recipe) -> Any:
@@ -46,7 +46,7 @@ def build_accelerator(recipe: Recipe) -> Any:
     Raises
     ------
     UserError
-        Several processes were started, or fp16 is asked for without a GPU.
+        fp16 is asked for without a GPU, or the batch can't be cut in equal parts.
     """
     from accelerate import Accelerator
 
@@ -59,10 +59,11 @@ def build_accelerator(recipe: Recipe) -> Any:
         log_with="tensorboard",
         project_dir=recipe.output,
     )
-    if accelerator.num_processes > 1:
+    parts = accelerator.num_processes * recipe.accumulate
+    if recipe.batch_size % parts or recipe.batch_size < 2 * parts:
         raise UserError(
-            f"Training runs in one process so far, {accelerator.num_processes} were started; "
-            "start it without a launcher."
+            f"The batch_size {recipe.batch_size} can't be cut in {parts} equal parts of at least "
+            f"2 ({accelerator.num_processes} processes times accumulate); choose a multiple."
         )
     return accelerator
 
@@ -72,7 +73,7 @@ def train(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     total_steps: int,
-    losses_at: Callable[[nn.Module, int, torch.device], Losses],
+    losses_at: Callable[[nn.Module, int, torch.device, Part], Losses],
     validate: Callable[[nn.Module, torch.device], dict[str, float]] | None = None,
     data_digest: str = "",
 ) -> nn.Module:
@@ -89,7 +90,8 @@ def train(
     total_steps : int
         Length of the whole run.
     losses_at : callable
-        ``(model, step, device) -> {name: scalar}``; the sum is minimised.
+        ``(model, step, device, part) -> {name: scalar}``: the part's share in the losses of the
+        whole batch, of which the sum is minimised; see :mod:`train.parts`.
     validate : callable, optional
         ``(model, device) -> {name: figure}``.
     data_digest : str
@@ -117,39 +119,59 @@ def train(
     checkpoints = Checkpoints(recipe, accelerator, data_digest)
     start = checkpoints.restore(model, optimizer, scheduler)
     stop = _StopSignal()
+    ranks, main = accelerator.num_processes, accelerator.is_main_process
+    parts = ranks * recipe.accumulate
     steps = range(start, total_steps)
     every = 0.1 if sys.stderr.isatty() else 15  # seconds; a log file needs fewer lines
-    bar = tqdm(steps, initial=start, total=total_steps, unit="step", mininterval=every)
+    bar = tqdm(
+        steps, initial=start, total=total_steps, unit="step", mininterval=every, disable=not main
+    )
     for step in bar:
         began = time.monotonic()
-        seed_step(recipe.seed, step)
         wrapped.train()
-        losses = losses_at(wrapped, step, accelerator.device)
-        _check(losses, step)
-        accelerator.backward(sum(losses.values()))
+        summed: Losses = {}
+        for turn in range(recipe.accumulate):
+            part = Part(turn * ranks + accelerator.process_index, parts, ranks)
+            seed_step(recipe.seed, step, part.number)
+            last = turn == recipe.accumulate - 1
+            with nullcontext() if last else accelerator.no_sync(wrapped):
+                losses = losses_at(wrapped, step, accelerator.device, part)
+                _check(losses, step)
+                # DDP takes the mean of the processes' gradients; the whole's is their sum.
+                accelerator.backward(sum(losses.values()) * ranks)
+            for name, loss in losses.items():
+                summed[name] = summed.get(name, 0) + loss.detach()
         if recipe.clip_norm:
             accelerator.clip_grad_norm_(model.parameters(), recipe.clip_norm)
         optimizer.step()
         optimizer.zero_grad()
         rate = scheduler.get_last_lr()[0]
         scheduler.step()
-        figures = {name: float(loss.detach()) for name, loss in losses.items()}
+        figures = {
+            name: float(accelerator.reduce(loss, "sum") if ranks > 1 else loss)
+            for name, loss in summed.items()
+        }
         speed = recipe.batch_size / (time.monotonic() - began)
         figures |= {"lr": rate, "samples_per_s": speed, "memory_gb": memory_gb()}
         bar.set_postfix({k: f"{v:.4g}" for k, v in figures.items()}, refresh=False)
         accelerator.log(figures, step=step)
         done = step + 1
-        if done % recipe.log_every == 0:
+        asked = stop.asked
+        if ranks > 1:  # all of them stop after the same step
+            flag = torch.tensor([float(asked)], device=accelerator.device)
+            asked = bool(accelerator.reduce(flag, "sum"))
+        if main and done % recipe.log_every == 0:
             tqdm.write(_line(done, figures))
-        if validate and (done % recipe.validate_every == 0 or done == total_steps):
+        if main and validate and (done % recipe.validate_every == 0 or done == total_steps):
             wrapped.eval()
             with torch.no_grad(), accelerator.autocast():
                 scores = validate(model, accelerator.device)
             tqdm.write(_line(done, scores))
             accelerator.log({f"dev/{name}": value for name, value in scores.items()}, step=step)
-        if done % recipe.save_every == 0 or done == total_steps or stop.asked:
+        if main and (done % recipe.save_every == 0 or done == total_steps or asked):
             checkpoints.save(done, model, optimizer, scheduler)
-        if stop.asked:
+        accelerator.wait_for_everyone()
+        if asked:
             raise UserError(
                 f"Stopped after step {done} of {total_steps}, which is saved in {recipe.output}; "
                 "the same command continues."
@@ -165,136 +187,6 @@ def memory_gb() -> float:
         return torch.cuda.max_memory_allocated() / 1e9
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
-
-
-class Checkpoints:
-    """Resumable states ``step-N`` under the run's folder, written aside and then renamed."""
-
-    def __init__(self, recipe: Recipe, accelerator: Any, data_digest: str = "") -> None:
-        self.recipe, self.accelerator = recipe, accelerator
-        self.decisive = _decisive(recipe) | {"data": data_digest or recipe.data}
-        self.folder = Path(recipe.output) / "checkpoints"
-        self.folder.mkdir(parents=True, exist_ok=True)
-
-    def save(self, step: int, model: nn.Module, optimizer: Any, scheduler: Any) -> None:
-        """Write the state after ``step`` steps and drop all but the newest ``keep``.
-
-        Raises
-        ------
-        UserError
-            It can't be written; the states before it stay.
-        """
-        final = self.folder / f"step-{step:08d}"
-        aside = final.with_suffix(".partial")
-        try:
-            shutil.rmtree(aside, ignore_errors=True)
-            aside.mkdir()
-            self._write(aside, step, model, optimizer, scheduler)
-            shutil.rmtree(final, ignore_errors=True)
-            aside.rename(final)
-            sync(self.folder)
-        except (OSError, SafetensorError) as error:
-            shutil.rmtree(aside, ignore_errors=True)
-            before = [path.name for path in self.finished() if path != final]
-            raise UserError(
-                f"The state after step {step} can't be written to {self.folder} ({error}); make "
-                "room there, and the same command goes on "
-                f"{f'from {before[-1]}' if before else 'from the beginning'}."
-            ) from error
-        for old in self.finished()[: -self.recipe.keep]:
-            shutil.rmtree(old)
-
-    def _write(
-        self, folder: Path, step: int, model: nn.Module, optimizer: Any, scheduler: Any
-    ) -> None:
-        save_file(trainable_state(model), folder / "model.safetensors")
-        tensors, plain = _flatten(optimizer.state_dict())
-        save_file(tensors, folder / "optimizer.safetensors")
-        state = {
-            "step": step,
-            "recipe": self.decisive,
-            "optimizer": plain,
-            "scheduler": scheduler.state_dict()["last_epoch"],
-            "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else None,
-        }
-        (folder / "state.json").write_text(json.dumps(state))
-        for path in folder.iterdir():
-            sync(path)
-
-    def finished(self) -> list[Path]:
-        """Complete states, oldest first."""
-        return sorted(path for path in self.folder.glob("step-*") if not path.suffix)
-
-    def restore(self, model: nn.Module, optimizer: Any, scheduler: Any) -> int:
-        """Load the newest state and return its step, 0 where there is none."""
-        if not self.finished():
-            return 0
-        newest = self.finished()[-1]
-        try:
-            state = json.loads((newest / "state.json").read_text())
-            saved = load_file(newest / "model.safetensors")
-            tensors = load_file(newest / "optimizer.safetensors")
-        except (OSError, ValueError, SafetensorError) as error:
-            raise UserError(
-                f"The state {newest} is damaged ({error}); remove it, and the same command goes on "
-                "from the one before."
-            ) from error
-        differing = [k for k, v in self.decisive.items() if state["recipe"].get(k) != v]
-        if differing:
-            raise UserError(
-                f"{self.recipe.output} holds a run of another recipe (differs in "
-                f"{', '.join(differing)}); choose another output or remove the folder."
-            )
-        own = dict(model.named_parameters())
-        if set(saved) != set(trainable_state(model)):
-            raise UserError(f"{newest} was written by another model; choose another output.")
-        with torch.no_grad():
-            for name, value in saved.items():
-                own[name].copy_(value)
-        optimizer.load_state_dict(_unflatten(tensors, state["optimizer"]))
-        scheduler.last_epoch = state["scheduler"]
-        rates = zip(optimizer.param_groups, scheduler.base_lrs, strict=True)
-        factor = scheduler.lr_lambdas[0](state["scheduler"])
-        for group, base in rates:
-            group["lr"] = base * factor
-        scheduler._last_lr = [group["lr"] for group in optimizer.param_groups]
-        if self.accelerator.scaler:
-            self.accelerator.scaler.load_state_dict(state["scaler"])
-        tqdm.write(f"continuing after step {state['step']} of {newest}")
-        return state["step"]
-
-
-def trainable_state(model: nn.Module) -> dict[str, Tensor]:
-    """Trained tensors of a model by name, frozen parts left out."""
-    return {
-        name: value.detach().contiguous()
-        for name, value in model.named_parameters()
-        if value.requires_grad
-    }
-
-
-def _decisive(recipe: Recipe) -> dict[str, Any]:
-    """Settings that change what is computed, as JSON gives them back."""
-    free = {"output", "cache", "save_every", "validate_every", "log_every", "keep", "dev_data"}
-    values = {name: value for name, value in asdict(recipe).items() if name not in free}
-    return json.loads(json.dumps(values))
-
-
-def _flatten(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    tensors = {
-        f"{index}.{name}": value.contiguous()
-        for index, entry in state["state"].items()
-        for name, value in entry.items()
-    }
-    return tensors, {"param_groups": state["param_groups"]}
-
-
-def _unflatten(tensors: dict[str, Tensor], plain: dict[str, Any]) -> dict[str, Any]:
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        index, name = key.split(".", 1)
-        state.setdefault(int(index), {})[name] = value
-    return {"state": state, "param_groups": plain["param_groups"]}
 
 
 def _check(losses: Losses, step: int) -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from blip2.representation import Representation
+    from train.parts import Part
 
 FRESH = ("image_reader", "cross_attention", "query_tokens", "itm_head", "image_projection",
          "text_projection", "lm_transform", "lm_norm")  # fmt: skip
@@ -30,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(recipe: Recipe) -> None:
     """Train a recipe and write the finished retriever to ``<output>/model``."""
     import torch
+    from accelerate import PartialState
 
     from blip2.checkpoints import save_checkpoint
     from blip2.representation import Representation
@@ -47,38 +49,20 @@ def run(recipe: Recipe) -> None:
         recipe.data, config.image_encoder, recipe.cache, recipe.views, recipe.seed
     )
     print(photos.report.describe())
-    per_epoch = photos.steps_per_epoch(recipe.batch_size)
-
-    def losses_at(model, step, device):
-        batch = photos.batch_at(step, recipe.batch_size)
-        ids, mask = tokenizer(batch.captions)
-        ramp = recipe.hardness_epochs * per_epoch
-        hardness = min(1.0, step / ramp) if ramp else 1.0
-        kept = None
-        if recipe.token_keep < 1:
-            kept = draw_tokens(batch.features, recipe.token_keep).to(device)
-        return model(
-            batch.features.to(device),
-            ids.to(device),
-            mask.to(device),
-            batch.image_ids.to(device),
-            hardness,
-            kept,
-            recipe.diversity,
-        )
+    losses_at = Stage1Losses(recipe, photos, tokenizer)
 
     validate = None
     if recipe.dev_data:
         dev = CaptionedPhotos(recipe.dev_data, config.image_encoder, recipe.cache)
         validate = Stage1Validation(dev, tokenizer)
     optimizer = build_optimizer(model, recipe, fresh)
-    model = train(
-        recipe, model, optimizer, recipe.epochs * per_epoch, losses_at, validate, photos.digest
-    )
+    total = recipe.epochs * photos.steps_per_epoch(recipe.batch_size)
+    model = train(recipe, model, optimizer, total, losses_at, validate, photos.digest)
     folder = f"{recipe.output}/model"
-    save_checkpoint(model, config, folder)
-    tokenizer.save(folder)
-    print(f"the finished model is in {folder}")
+    if PartialState().is_main_process:
+        save_checkpoint(model, config, folder)
+        tokenizer.save(folder)
+        print(f"the finished model is in {folder}")
 
 
 def start_model(model: Representation, start: str) -> tuple[Path, tuple[str, ...]]:
@@ -141,6 +125,86 @@ def draw_tokens(features: Tensor, share: float) -> Tensor:
     batch, tokens = features.shape[:2]
     number = max(1, round(tokens * share))
     return torch.rand(batch, tokens).topk(number).indices.sort(1).values
+
+
+class Stage1Losses:
+    """The losses of a step, or of a part of it.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        Of the run.
+    photos : CaptionedPhotos
+        To train on.
+    tokenizer : TextTokenizer
+        Of the model.
+    """
+
+    def __init__(self, recipe: Recipe, photos, tokenizer) -> None:
+        self.recipe, self.photos, self.tokenizer = recipe, photos, tokenizer
+        self.ramp = recipe.hardness_epochs * photos.steps_per_epoch(recipe.batch_size)
+        self._joint = None  # embeddings of the whole batch, where it has several turns
+
+    def __call__(self, model, step: int, device, part: Part) -> dict[str, Tensor]:
+        """The part's share: its sum over the parts is the loss of the whole batch."""
+        from blip2.objectives import JointBatch
+        from train.parts import join_turns
+
+        every = self.photos.texts_at(step, self.recipe.batch_size)
+        image_ids = every.image_ids.to(device)
+        if part.turns > 1 and part.turn == 0:
+            self._joint = self._embed(model, step, device, part)
+        inputs = self._inputs(step, device, part)
+        rows = part.rows(self.recipe.batch_size)
+        hardness = min(1.0, step / self.ramp) if self.ramp else 1.0
+
+        def join(images, texts):
+            if part.turns == 1:
+                images, texts = join_turns([images]), join_turns([texts])
+            else:
+                images, texts = self._joint
+            return JointBatch(images, texts, image_ids, rows.start)
+
+        features, ids, mask, kept = inputs
+        losses = model(
+            features, ids, mask, image_ids[rows], hardness, kept, self.recipe.diversity,
+            join if part.count > 1 else None,
+        )  # fmt: skip
+        if part.count == 1:
+            return losses
+        # ITC comes as a share; ITG is a mean over word pieces, the others over pairs.
+        pieces = self._pieces(every.captions[rows]) / self._pieces(every.captions)
+        shares = {"itc": 1.0, "itg": pieces}
+        return {name: loss * shares.get(name, 1 / part.count) for name, loss in losses.items()}
+
+    def _inputs(self, step: int, device, part: Part):
+        batch = self.photos.batch_at(step, self.recipe.batch_size, part)
+        ids, mask = self.tokenizer(batch.captions)
+        kept = None
+        if self.recipe.token_keep < 1:
+            kept = draw_tokens(batch.features, self.recipe.token_keep).to(device)
+        return batch.features.to(device), ids.to(device), mask.to(device), kept
+
+    def _embed(self, model, step: int, device, part: Part):
+        """Embeddings of all parts, drawn as their own turns will draw them."""
+        from train.loop import seed_step
+        from train.parts import join_turns
+
+        module = getattr(model, "module", model)
+        found = []
+        for turn in range(part.turns):
+            other = part.of_turn(turn)
+            seed_step(self.recipe.seed, step, other.number)
+            features, ids, mask, kept = self._inputs(step, device, other)
+            # With gradient, so that the same kernels draw the same dropout; the graph is dropped.
+            embeds = module.embed_pairs(features, ids, mask, kept)
+            found.append([tensor.detach() for tensor in embeds])
+        seed_step(self.recipe.seed, step, part.number)
+        return [join_turns(list(tensors)) for tensors in zip(*found, strict=True)]
+
+    def _pieces(self, captions) -> int:
+        """Word pieces that ITG predicts."""
+        return int(self.tokenizer(captions)[1][:, 1:].sum())
 
 
 class Stage1Validation:

@@ -14,8 +14,12 @@ from train.command import run_recipe
 from train.config import Recipe, model_config
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from blip2.generation import VisualPrompt
     from blip2.language import FrozenLanguageModel
+    from train.data import Batch
+    from train.parts import Part
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,10 +30,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(recipe: Recipe) -> None:
     """Train a recipe and write the finished generator to ``<output>/model``."""
     import torch
+    from accelerate import PartialState
 
     from blip2.checkpoints import save_checkpoint
     from blip2.devices import fast_dtype
-    from blip2.encoder_decoder import split_prefix
     from blip2.generation import Stage2, VisualPrompt
     from blip2.language_models import Placement, build_language_model
     from blip2.parts import bert_folder, fresh_prompt
@@ -64,15 +68,7 @@ def run(recipe: Recipe) -> None:
     )
     print(photos.report.describe())
 
-    def losses_at(model, step, device):
-        batch = photos.batch_at(step, recipe.batch_size)
-        if recipe.split_captions:
-            pairs = [split_prefix(c, k) for c, k in zip(batch.captions, batch.keys, strict=True)]
-            asked, said = zip(*pairs, strict=True)
-        else:
-            asked, said = [key.choice(recipe.prompts) for key in batch.keys], batch.captions
-        return model(batch.features.to(device).float(), asked, said)
-
+    losses_at = Stage2Losses(recipe, photos, language)
     validate = None
     if recipe.dev_data:
         dev = CaptionedPhotos(recipe.dev_data, config.image_encoder, recipe.cache)
@@ -81,8 +77,9 @@ def run(recipe: Recipe) -> None:
     total = recipe.epochs * photos.steps_per_epoch(recipe.batch_size)
     train(recipe, model, optimizer, total, losses_at, validate, photos.digest)
     folder = f"{recipe.output}/model"
-    save_checkpoint(prompt, config, folder)
-    print(f"the finished model is in {folder}")
+    if PartialState().is_main_process:
+        save_checkpoint(prompt, config, folder)
+        print(f"the finished model is in {folder}")
 
 
 def match_scale(prompt: VisualPrompt, language: FrozenLanguageModel) -> None:
@@ -118,6 +115,44 @@ def start_from_stage1(prompt: VisualPrompt, folder: str) -> None:
     shared = {name: value for name, value in stage1.items() if name in own}
     fresh = {name: value for name, value in own.items() if name.startswith("projection.")}
     fill(prompt, {**shared, **fresh}, str(source))
+
+
+class Stage2Losses:
+    """The loss of a step, or of a part of it.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        Of the run.
+    photos : CaptionedPhotos
+        To train on.
+    language : FrozenLanguageModel
+        Reads the photos.
+    """
+
+    def __init__(self, recipe: Recipe, photos, language: FrozenLanguageModel) -> None:
+        self.recipe, self.photos, self.language = recipe, photos, language
+
+    def __call__(self, model, step: int, device, part: Part) -> dict[str, Tensor]:
+        """The part's share: its sum over the parts is the loss of the whole batch."""
+        batch = self.photos.batch_at(step, self.recipe.batch_size, part)
+        asked, said = self._words(batch)
+        losses = model(batch.features.to(device).float(), asked, said)
+        if part.count == 1:
+            return losses
+        # The loss is a mean over the words of the whole batch, so parts count by their words.
+        _, every = self._words(self.photos.texts_at(step, self.recipe.batch_size))
+        share = self.language.answer_length(said) / self.language.answer_length(every)
+        return {n: loss * (share if n == "lm" else 1 / part.count) for n, loss in losses.items()}
+
+    def _words(self, batch: Batch) -> tuple[Sequence[str], Sequence[str]]:
+        """What is asked of each photo, and what shall be answered."""
+        from blip2.encoder_decoder import split_prefix
+
+        if self.recipe.split_captions:
+            pairs = [split_prefix(c, k) for c, k in zip(batch.captions, batch.keys, strict=True)]
+            return tuple(zip(*pairs, strict=True))
+        return [key.choice(self.recipe.prompts) for key in batch.keys], batch.captions
 
 
 class Stage2Validation:

@@ -93,7 +93,7 @@ def test_a_loss_that_is_no_number_names_step_and_objective(tmp_path):
     model = torch.nn.Linear(2, 1)
     recipe = Recipe(preset="x", data="x", output=str(tmp_path), precision="no")
 
-    def losses_at(model, step, device):
+    def losses_at(model, step, device, part):
         value = model(torch.ones(1, 2)).sum()
         return {"itc": value * 0, "itm": value * (float("inf") if step == 3 else 1)}
 

@@ -38,7 +38,7 @@ def run(output: str, record: Path, pause: float = 0.0, **settings) -> None:
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.1
 
-    def losses_at(model, step, device):
+    def losses_at(model, step, device, part):
         generator = torch.Generator().manual_seed(step)
         ids = torch.randint(4, 30, (4, 6), generator=generator)
         losses = model(features(4, seed=step), ids, torch.ones_like(ids), torch.arange(4))

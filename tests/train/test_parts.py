@@ -1,0 +1,131 @@
+"""A batch in parts, over processes or turns, has the losses and gradients of the whole batch."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from blip2.objectives import JointBatch, hard_negatives, itc_loss, itm_loss, joint_itc_loss
+from blip2.objectives import similarity as cosines
+from blip2.vision import IMAGE_ENCODERS
+from tests.tiny import Cells
+from tests.train import tiny_ranks, tiny_stage
+from tests.train.tiny_ranks import BATCH
+from train.loop import seed_step
+from train.parts import Part
+from train.stage1 import draw_tokens
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_parts_cover_the_batch_in_order():
+    parts = [Part(number, 6, ranks=3) for number in range(6)]
+    assert [part.rows(12) for part in parts] == [slice(i, i + 2) for i in range(0, 12, 2)]
+    assert [part.turn for part in parts] == [0, 0, 0, 1, 1, 1] and parts[0].turns == 2
+    assert Part(1, 6, 3).of_turn(1) == Part(4, 6, 3)
+
+
+def test_itc_of_parts_sums_to_that_of_the_batch():
+    torch.manual_seed(0)
+    images = torch.nn.functional.normalize(torch.randn(6, 4, 8), dim=-1).requires_grad_()
+    texts = torch.nn.functional.normalize(torch.randn(6, 8), dim=-1).requires_grad_()
+    temperature = torch.tensor(0.07, requires_grad=True)
+    ids = torch.tensor([1, 2, 3, 2, 5, 6])  # a photo with two of its captions, in two parts
+    whole = itc_loss(cosines(images, texts), temperature, ids)
+    expected = torch.autograd.grad(whole, [images, texts, temperature])
+    total = 0
+    for start in range(0, 6, 2):
+        own = slice(start, start + 2)
+        joint = JointBatch(images.detach(), texts.detach(), ids, start)
+        loss = joint_itc_loss(images[own], texts[own], temperature, joint)
+        loss.backward()
+        total += float(loss.detach())
+    assert total == pytest.approx(float(whole.detach()), rel=1e-5)
+    for tensor, gradient in zip((images, texts, temperature), expected, strict=True):
+        torch.testing.assert_close(tensor.grad, gradient, rtol=1e-4, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("parts")
+    tiny_stage.prepare(folder)
+    IMAGE_ENCODERS["cells"] = Cells
+    yield folder
+    del IMAGE_ENCODERS["cells"]
+
+
+def whole_stage1(folder, parts):
+    """Stage 1 on the whole batch at once, but for ITM, whose negatives stay within a part."""
+    model, losses = tiny_ranks.stage1(folder, 1)
+    images, texts, every_id, itm, hidden, targets = [], [], [], [], [], []
+    for number in range(parts):
+        seed_step(0, 0, number)
+        batch = losses.photos.batch_at(0, BATCH, Part(number, parts))
+        ids, mask = losses.tokenizer(batch.captions)
+        states = model.image_states(batch.features, draw_tokens(batch.features, 0.7))
+        encoded = model.qformer.encode_image(states)
+        image, text = model.project_queries(encoded.queries), model.embed_texts(ids, mask)
+        wrong = hard_negatives(cosines(image, text), model.temperature, batch.image_ids)
+        order = torch.arange(len(ids))
+        photos, words = torch.cat([order, wrong[0], order]), torch.cat([order, order, wrong[1]])
+        logits = model.match_logits(states.select(photos), ids[words], mask[words])
+        itm.append(itm_loss(logits, (torch.arange(3 * len(ids)) < len(ids)).long()))
+        inputs = ids.clone()
+        inputs[:, 0] = model.dec_token_id
+        decoded = model.qformer.decode(inputs, mask, encoded.query_cache)
+        kept = mask[:, 1:].bool()
+        hidden.append(model.lm_logits(decoded[:, :-1][kept]))
+        targets.append(ids[:, 1:][kept])
+        images.append(image)
+        texts.append(text)
+        every_id.append(batch.image_ids)
+    found = {
+        "itc": itc_loss(cosines(torch.cat(images), torch.cat(texts)), model.temperature,
+                        torch.cat(every_id)),
+        "itm": torch.stack(itm).mean(),
+        "itg": torch.nn.functional.cross_entropy(
+            torch.cat(hidden), torch.cat(targets), label_smoothing=0.1
+        ),
+    }  # fmt: skip
+    sum(found.values()).backward()
+    return model, found
+
+
+def whole_stage2(folder):
+    model, losses = tiny_ranks.stage2(folder, 1)
+    found = losses(model, 0, torch.device("cpu"), Part())
+    sum(found.values()).backward()
+    return model, found
+
+
+@pytest.mark.parametrize(
+    ("stage", "ranks", "accumulate"),
+    [("stage1", 2, 1), ("stage1", 1, 2), ("stage1", 2, 2), ("stage2", 2, 2)],
+)
+def test_ranks_and_turns_give_the_gradients_of_the_whole_batch(folder, stage, ranks, accumulate):
+    name = f"{stage}-{ranks}x{accumulate}"
+    command = [sys.executable]
+    if ranks > 1:
+        command += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
+    command += ["-m", "tests.train.tiny_ranks", str(folder), stage, str(accumulate), name]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = load_file(folder / f"{name}.safetensors")
+    if stage == "stage1":
+        model, losses = whole_stage1(folder, ranks * accumulate)
+    else:
+        model, losses = whole_stage2(folder)
+    for loss, value in losses.items():
+        assert float(found[f"loss {loss}"]) == pytest.approx(float(value.detach()), rel=1e-5)
+    large = 0
+    for parameter, value in model.named_parameters():
+        if value.requires_grad:
+            own = found[parameter]
+            torch.testing.assert_close(own, value.grad, rtol=1e-3, atol=2e-6, msg=parameter)
+            large += bool(own.abs().max() > 1e-4)
+    assert large > 40  # gradients that are not nearly nothing

@@ -1,0 +1,149 @@
+"""Resumable states of a run: written aside and renamed, read back exactly."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from blip2.cache import sync
+from blip2.errors import UserError
+from train.config import Recipe
+
+
+class Checkpoints:
+    """Resumable states ``step-N`` under the run's folder, written aside and then renamed."""
+
+    def __init__(self, recipe: Recipe, accelerator: Any, data_digest: str = "") -> None:
+        self.recipe, self.accelerator = recipe, accelerator
+        self.decisive = _decisive(recipe) | {"data": data_digest or recipe.data}
+        self.folder = Path(recipe.output) / "checkpoints"
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def save(self, step: int, model: nn.Module, optimizer: Any, scheduler: Any) -> None:
+        """Write the state after ``step`` steps and drop all but the newest ``keep``.
+
+        Raises
+        ------
+        UserError
+            It can't be written; the states before it stay.
+        """
+        final = self.folder / f"step-{step:08d}"
+        aside = final.with_suffix(".partial")
+        try:
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.mkdir()
+            self._write(aside, step, model, optimizer, scheduler)
+            shutil.rmtree(final, ignore_errors=True)
+            aside.rename(final)
+            sync(self.folder)
+        except (OSError, SafetensorError) as error:
+            shutil.rmtree(aside, ignore_errors=True)
+            before = [path.name for path in self.finished() if path != final]
+            raise UserError(
+                f"The state after step {step} can't be written to {self.folder} ({error}); make "
+                "room there, and the same command goes on "
+                f"{f'from {before[-1]}' if before else 'from the beginning'}."
+            ) from error
+        for old in self.finished()[: -self.recipe.keep]:
+            shutil.rmtree(old)
+
+    def _write(
+        self, folder: Path, step: int, model: nn.Module, optimizer: Any, scheduler: Any
+    ) -> None:
+        save_file(trainable_state(model), folder / "model.safetensors")
+        tensors, plain = _flatten(optimizer.state_dict())
+        save_file(tensors, folder / "optimizer.safetensors")
+        state = {
+            "step": step,
+            "recipe": self.decisive,
+            "optimizer": plain,
+            "scheduler": scheduler.state_dict()["last_epoch"],
+            "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else None,
+        }
+        (folder / "state.json").write_text(json.dumps(state))
+        for path in folder.iterdir():
+            sync(path)
+
+    def finished(self) -> list[Path]:
+        """Complete states, oldest first."""
+        return sorted(path for path in self.folder.glob("step-*") if not path.suffix)
+
+    def restore(self, model: nn.Module, optimizer: Any, scheduler: Any) -> int:
+        """Load the newest state and return its step, 0 where there is none."""
+        if not self.finished():
+            return 0
+        newest = self.finished()[-1]
+        try:
+            state = json.loads((newest / "state.json").read_text())
+            saved = load_file(newest / "model.safetensors")
+            tensors = load_file(newest / "optimizer.safetensors")
+        except (OSError, ValueError, SafetensorError) as error:
+            raise UserError(
+                f"The state {newest} is damaged ({error}); remove it, and the same command goes on "
+                "from the one before."
+            ) from error
+        differing = [k for k, v in self.decisive.items() if state["recipe"].get(k) != v]
+        if differing:
+            raise UserError(
+                f"{self.recipe.output} holds a run of another recipe (differs in "
+                f"{', '.join(differing)}); choose another output or remove the folder."
+            )
+        own = dict(model.named_parameters())
+        if set(saved) != set(trainable_state(model)):
+            raise UserError(f"{newest} was written by another model; choose another output.")
+        with torch.no_grad():
+            for name, value in saved.items():
+                own[name].copy_(value)
+        optimizer.load_state_dict(_unflatten(tensors, state["optimizer"]))
+        scheduler.last_epoch = state["scheduler"]
+        rates = zip(optimizer.param_groups, scheduler.base_lrs, strict=True)
+        factor = scheduler.lr_lambdas[0](state["scheduler"])
+        for group, base in rates:
+            group["lr"] = base * factor
+        scheduler._last_lr = [group["lr"] for group in optimizer.param_groups]
+        if self.accelerator.scaler:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        tqdm.write(f"continuing after step {state['step']} of {newest}")
+        return state["step"]
+
+
+def trainable_state(model: nn.Module) -> dict[str, Tensor]:
+    """Trained tensors of a model by name, frozen parts left out."""
+    return {
+        name: value.detach().contiguous()
+        for name, value in model.named_parameters()
+        if value.requires_grad
+    }
+
+
+def _decisive(recipe: Recipe) -> dict[str, Any]:
+    """Settings that change what is computed, as JSON gives them back."""
+    free = {"output", "cache", "save_every", "validate_every", "log_every", "keep", "dev_data"}
+    values = {name: value for name, value in asdict(recipe).items() if name not in free}
+    return json.loads(json.dumps(values))
+
+
+def _flatten(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    tensors = {
+        f"{index}.{name}": value.contiguous()
+        for index, entry in state["state"].items()
+        for name, value in entry.items()
+    }
+    return tensors, {"param_groups": state["param_groups"]}
+
+
+def _unflatten(tensors: dict[str, Tensor], plain: dict[str, Any]) -> dict[str, Any]:
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = value
+    return {"state": state, "param_groups": plain["param_groups"]}
