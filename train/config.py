@@ -28,15 +28,18 @@ class Recipe:
     output : str
         Folder of the run: checkpoints, logs and the finished model.
     cache : str
-        Folder of cached image features.
+        Folder of cached image features; "" computes them anew at every step, each time of another
+        random view.
     start : str
         Stage 1: folder of a BERT, ``"minilm"`` for the packaged one, or a stage-1 checkpoint to
         train on. Stage 2: a stage-1 checkpoint, or ``"minilm"`` to go without stage 1. ``""``
         starts from random weights.
     views : int
-        Cached views of each photo, see :mod:`train.features`.
-    epochs, batch_size : int
-        Passes over the photos, and pairs of one step.
+        Cached views of each photo, see :mod:`train.features`; 1 is the whole photo alone.
+    epochs, steps : int
+        Length of the run: passes over the photos, or steps where those are given.
+    batch_size : int
+        Pairs of one step, over all processes.
     accumulate : int
         Parts in which each process computes its share of a batch, one after the other: less
         memory for the same update.
@@ -83,6 +86,7 @@ class Recipe:
     start: str = ""
     views: int = 1
     epochs: int = 1
+    steps: int = 0
     batch_size: int = 96
     accumulate: int = 1
     learning_rate: float = 1e-4
@@ -108,7 +112,7 @@ class Recipe:
 
 # Lowest and highest values that make sense.
 LEAST = {
-    "views": 1, "epochs": 1, "batch_size": 2, "learning_rate": 1e-12, "warmup_steps": 0,
+    "views": 1, "epochs": 1, "steps": 0, "batch_size": 2, "learning_rate": 1e-12, "warmup_steps": 0,
     "accumulate": 1, "final_learning_rate": 0, "fresh_learning_rate": 0, "weight_decay": 0,
     "clip_norm": 0, "hardness_epochs": 0, "save_every": 1, "validate_every": 1, "log_every": 1,
     "keep": 1, "seed": 0, "token_keep": 0.01, "diversity": 0,

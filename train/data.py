@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from blip2.errors import UserError
-from train.features import FeatureCache
+from train.features import FeatureCache, LiveFeatures
 from train.parts import Part
 from train.shards import ShardReport
 from train.sources import find_sources
@@ -58,9 +58,9 @@ class CaptionedPhotos:
     encoder : str
         A registered image encoder.
     cache : str or Path
-        Folder of cached features.
+        Folder of cached features; "" computes them when they are needed.
     views : int
-        Views of each photo.
+        Cached views of each photo; 1 is the whole photo alone, also without a cache.
     seed : int
         Decides order, captions and views.
 
@@ -81,7 +81,7 @@ class CaptionedPhotos:
         self.report = ShardReport()
         samples, weights = [], []
         for part in find_sources(source):
-            captioned = [s for s in part.samples(self.report) if s.captions]
+            captioned = [s for s in part.samples(self.report, with_image=False) if s.captions]
             samples += captioned
             weights.append((len(captioned), part.weight))
         if not samples:
@@ -89,10 +89,13 @@ class CaptionedPhotos:
         self.image_ids = [sample.image_id for sample in samples]
         self.captions = [[clean_caption(c) for c in sample.captions] for sample in samples]
         self.views, self.seed, self.weights = views, seed, weights
-        images = [sample.image for sample in samples]
-        self.features = FeatureCache(Path(cache), encoder, self.image_ids, images, views)
+        places = [sample.place for sample in samples]
+        if cache:
+            self.features = FeatureCache(Path(cache), encoder, self.image_ids, places, views)
+        else:
+            self.features = LiveFeatures(encoder, self.image_ids, places, whole=views == 1)
         texts = json.dumps([self.image_ids, self.captions, weights]).encode()
-        self.digest = hashlib.sha256(self.features.path.name.encode() + texts).hexdigest()
+        self.digest = hashlib.sha256(self.features.digest.encode() + texts).hexdigest()
         self._epoch: tuple[int, tuple[np.ndarray, np.ndarray]] | None = None
 
     def __len__(self) -> int:
@@ -150,11 +153,9 @@ class CaptionedPhotos:
             random.Random(f"{self.seed}/{turn}/{self.image_ids[row]}")
             for row, turn in zip(rows, turns, strict=True)
         ]
-        views = [key.randrange(self.views) for key in keys]
-        features = torch.empty(0)
-        if with_features:
-            read = [self.features[view, row] for view, row in zip(views, rows, strict=True)]
-            features = torch.from_numpy(np.stack(read))
+        features = self.features.read(rows, keys) if with_features else torch.empty(0)
+        keys = [random.Random(f"{self.seed}/{turn}/{self.image_ids[row]}/words")
+                for row, turn in zip(rows, turns, strict=True)]  # fmt: skip
         return Batch(features, self._captions(rows, turns), self._ids(rows), keys)
 
     def _captions(self, rows: np.ndarray, turns: np.ndarray) -> list[str]:

@@ -8,11 +8,11 @@ a random flip, drawn from the photo's name and the view's number. Training draws
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import random
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,8 @@ from tqdm import tqdm
 from blip2.devices import fast_dtype
 from blip2.errors import UserError
 from blip2.processing import PhotoError, open_photo
-from blip2.vision import build_image_encoder
+from blip2.vision import ImageEncoder, build_image_encoder
+from train.shards import Place
 
 
 class FeatureCache:
@@ -37,8 +38,8 @@ class FeatureCache:
         A registered image encoder.
     image_ids : sequence of str
         The photos' names, in the order in which they are stored.
-    images : sequence of bytes
-        The photos' files, in the same order.
+    places : sequence of Place
+        Their files, in the same order.
     views : int
         Views of each photo, at least 1.
     batch_size : int
@@ -50,23 +51,25 @@ class FeatureCache:
         folder: Path,
         encoder: str,
         image_ids: Sequence[str],
-        images: Sequence[bytes],
+        places: Sequence[Place],
         views: int = 1,
         batch_size: int = 32,
     ) -> None:
         digest = hashlib.sha256(encoder.encode())
-        for image_id, image in zip(image_ids, images, strict=True):
-            digest.update(image_id.encode() + hashlib.sha256(image).digest())
-        self.path = folder / f"features-{digest.hexdigest()[:16]}.npy"
-        self.encoder, self.image_ids, self.images = encoder, image_ids, images
+        for image_id, place in zip(image_ids, places, strict=True):
+            digest.update(image_id.encode() + hashlib.sha256(place.read()).digest())
+        self.digest = digest.hexdigest()
+        self.path = folder / f"features-{self.digest[:16]}.npy"
+        self.encoder, self.image_ids, self.places = encoder, image_ids, places
         self.batch_size = batch_size
         folder.mkdir(parents=True, exist_ok=True)
         self._views = [self._view(view) for view in range(views)]
 
-    def __getitem__(self, key: tuple[int, int]) -> np.ndarray:
-        """Features ``[N, C]`` (float16) of photo ``key[1]`` in view ``key[0]``."""
-        view, photo = key
-        return self._views[view][photo]
+    def read(self, rows: Sequence[int], draws: Sequence[random.Random]) -> torch.Tensor:
+        """Features ``[B, N, C]`` (half precision) of photos, each in the view that it draws."""
+        views = [draw.randrange(len(self._views)) for draw in draws]
+        found = [self._views[view][row] for view, row in zip(views, rows, strict=True)]
+        return torch.from_numpy(np.stack(found))
 
     def _view(self, view: int) -> np.ndarray:  # [P, N, C]
         path = self.path.with_suffix(f".view{view}.npy")
@@ -76,19 +79,20 @@ class FeatureCache:
         return np.load(path, mmap_mode="r")
 
     def _compute(self, view: int, path: Path) -> None:
-        encoder = build_image_encoder(self.encoder)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        encoder.to(device, fast_dtype(torch.device(device)))
-        shape = (len(self.images), encoder.num_tokens, encoder.width)
+        encoder = _placed(self.encoder)
+        shape = (len(self.places), encoder.num_tokens, encoder.width)
         partial = path.with_suffix(".partial")
         done = _progress(partial) if partial.exists() else 0
         mode = "r+" if done else "w+"
         out = np.lib.format.open_memmap(partial, mode=mode, dtype=np.float16, shape=shape)
-        starts = range(done, len(self.images), self.batch_size)
+        starts = range(done, len(self.places), self.batch_size)
         for start in tqdm(starts, desc=f"features, view {view}", unit="batch"):
-            rows = range(start, min(start + self.batch_size, len(self.images)))
-            pixels = torch.stack([self._pixels(encoder, view, row) for row in rows])
-            features = encoder(pixels.contiguous(memory_format=torch.channels_last))
+            rows = range(start, min(start + self.batch_size, len(self.places)))
+            draws = [
+                random.Random(f"{self.image_ids[row]}/{view}") if view else None for row in rows
+            ]
+            features = encode(encoder, [self.image_ids[r] for r in rows],
+                              [self.places[r] for r in rows], draws)  # fmt: skip
             out[rows.start : rows.stop] = features.float().cpu().numpy()
             if (start // self.batch_size) % 20 == 19:
                 out.flush()
@@ -101,14 +105,74 @@ class FeatureCache:
         os.replace(partial, path)
         partial.with_suffix(".json").unlink(missing_ok=True)
 
-    def _pixels(self, encoder: torch.nn.Module, view: int, row: int) -> torch.Tensor:
+
+class LiveFeatures:
+    """Features computed when they are needed, each time of another random view.
+
+    For data sets whose features would fill a disk.
+
+    Parameters
+    ----------
+    encoder : str
+        A registered image encoder.
+    image_ids : sequence of str
+        The photos' names.
+    places : sequence of Place
+        Their files, in the same order.
+    whole : bool
+        Read the whole photo, as at inference, and no random view.
+    """
+
+    def __init__(
+        self, encoder: str, image_ids: Sequence[str], places: Sequence[Place], whole: bool = False
+    ) -> None:
+        self.image_ids, self.places, self.whole = image_ids, places, whole
+        self.name, self._encoder = encoder, None
+        digest = hashlib.sha256(encoder.encode())
+        for image_id, place in zip(image_ids, places, strict=True):
+            digest.update(f"{image_id}/{place.size}/".encode())
+        self.digest = digest.hexdigest()
+
+    def read(self, rows: Sequence[int], draws: Sequence[random.Random]) -> torch.Tensor:
+        """Features ``[B, N, C]`` (half precision) of photos, each in a view of its own."""
+        if self._encoder is None:
+            self._encoder = _placed(self.name)
+        names, places = [self.image_ids[r] for r in rows], [self.places[r] for r in rows]
+        views = [None] * len(draws) if self.whole else list(draws)
+        return encode(self._encoder, names, places, views).half()
+
+
+def encode(
+    encoder: ImageEncoder,
+    names: Sequence[str],
+    places: Sequence[Place],
+    draws: Sequence[random.Random | None],
+) -> torch.Tensor:  # [B, N, C]
+    """Features of photos' files: of a random view where something is drawn, else of the whole.
+
+    Raises
+    ------
+    UserError
+        A photo can't be used; it is named.
+    """
+
+    def pixels(name: str, place: Place, draw: random.Random | None) -> torch.Tensor:
         try:
-            image = open_photo(io.BytesIO(self.images[row]))
+            image = open_photo(place.read())
         except PhotoError as error:
-            raise UserError(f"Photo {self.image_ids[row]} can't be used: {error}") from error
-        if view == 0:
-            return encoder.transform(image)
-        return encoder.train_transform(image, random.Random(f"{self.image_ids[row]}/{view}"))
+            raise UserError(f"Photo {name} can't be used: {error}") from error
+        return encoder.transform(image) if draw is None else encoder.train_transform(image, draw)
+
+    # Pillow lets other threads work while it decodes and scales.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        photos = torch.stack(list(pool.map(pixels, names, places, draws)))
+    return encoder(photos.contiguous(memory_format=torch.channels_last))
+
+
+def _placed(name: str) -> ImageEncoder:
+    """A frozen encoder where training runs, in its fast precision."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return build_image_encoder(name).to(device, fast_dtype(device))
 
 
 def _progress(partial: Path) -> int:

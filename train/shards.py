@@ -26,18 +26,49 @@ class ShardError(UserError):
     """A shard, or a sample in it, that cannot be used."""
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where the bytes of a photo's file lie: a file, or a part of one."""
+
+    path: str
+    offset: int
+    size: int
+
+    def read(self) -> bytes:
+        """Read them.
+
+        Raises
+        ------
+        ShardError
+            They are no longer there.
+        """
+        try:
+            with open(self.path, "rb") as file:
+                file.seek(self.offset)
+                found = file.read(self.size)
+        except OSError as error:
+            raise ShardError(
+                f"Cannot read {self.path} ({error.strerror}); bring it back."
+            ) from error
+        if len(found) != self.size:
+            raise ShardError(f"{self.path} was cut off since training began; bring it back.")
+        return found
+
+
 @dataclass
 class Sample:
     """One photo with its text.
 
-    ``image`` holds the bytes of the file, undecoded; None where only the text was asked for.
-    Each entry of ``qa`` has at least "question" (str) and "answers" (list of str).
+    ``image`` holds the bytes of the file, undecoded; None where only the text was asked for, and
+    ``place`` says where they lie. Each entry of ``qa`` has at least "question" (str) and "answers"
+    (list of str).
     """
 
     image_id: str
     image: bytes | None
     captions: list[str] = field(default_factory=list)
     qa: list[dict] = field(default_factory=list)
+    place: Place | None = None
 
 
 @dataclass
@@ -135,7 +166,7 @@ def _read_shard(path: Path, with_image: bool) -> Iterator[tuple[str, Sample | st
     try:
         with tarfile.open(path, "r:") as tar:
             for key, members in _group(tar, path).items():
-                yield key, _read_sample(tar, key, members, with_image)
+                yield key, _read_sample(tar, path, key, members, with_image)
     except (tarfile.TarError, OSError) as error:
         raise ShardError(f"Cannot read {path}: {error}; fetch or make the shard again.") from error
 
@@ -158,7 +189,7 @@ def _group(tar: tarfile.TarFile, path: Path) -> dict[str, list[tarfile.TarInfo]]
 
 
 def _read_sample(
-    tar: tarfile.TarFile, key: str, members: list[tarfile.TarInfo], with_image: bool
+    tar: tarfile.TarFile, path: Path, key: str, members: list[tarfile.TarInfo], with_image: bool
 ) -> Sample | str:
     """Join a sample's files, or say in a few words what is wrong with it."""
     texts = [m for m in members if _kind(m) == "json"]
@@ -166,28 +197,27 @@ def _read_sample(
     for what, of_kind in (("json file", texts), ("photo", photos)):
         if len(of_kind) != 1:
             return f"it has {len(of_kind) or 'no'} {what}{'s' if len(of_kind) > 1 else ''}"
-    if not photos[0].size:
-        return "its photo is empty"
     try:
         fields = json.loads(tar.extractfile(texts[0]).read().decode("utf-8"))
     except ValueError as error:
         return f"its json does not parse ({error})"
-    image = tar.extractfile(photos[0]).read() if with_image else None
-    return sample_of(fields, image, key)
+    place = Place(str(path), photos[0].offset_data, photos[0].size)
+    return sample_of(fields, place, with_image, key)
 
 
-def sample_of(fields: object, image: bytes | None, key: str = "") -> Sample | str:
+def sample_of(fields: object, place: Place, with_image: bool = True, key: str = "") -> Sample | str:
     """A sample from its json and its photo, or the reason in a few words why it is broken."""
     problem = _problem(fields)
-    if problem is None and image == b"":
+    if problem is None and not place.size:
         problem = "its photo is empty"
     if problem:
         return problem
     return Sample(
         image_id=str(fields.get("image_id", key)),
-        image=image,
+        image=place.read() if with_image else None,
         captions=fields.get("captions", []),
         qa=fields.get("qa", []),
+        place=place,
     )
 
 

@@ -23,6 +23,7 @@ from typing import Any
 from blip2.errors import UserError
 from train.shards import (
     IMAGE_KINDS,
+    Place,
     Sample,
     ShardReport,
     iter_samples,
@@ -48,8 +49,10 @@ class Source:
     text: str
     weight: float = 1.0
 
-    def samples(self, report: ShardReport | None = None) -> Iterator[Sample]:
-        """Read it from its beginning; see :func:`train.shards.iter_samples` for ``report``.
+    def samples(
+        self, report: ShardReport | None = None, with_image: bool = True
+    ) -> Iterator[Sample]:
+        """Read it from its beginning; the rest is as in :func:`train.shards.iter_samples`.
 
         Raises
         ------
@@ -59,11 +62,11 @@ class Source:
         annotations, at, folder = self.text.partition("@")
         if at:
             folder, _, split = folder.partition("#")
-            found = _from_annotations(Path(annotations), Path(folder), split)
+            found = _from_annotations(Path(annotations), Path(folder), split, with_image)
         elif Path(self.text).is_dir() and not any(Path(self.text).glob("*.tar")):
-            found = _from_folder(Path(self.text))
+            found = _from_folder(Path(self.text), with_image)
         else:
-            yield from iter_samples(self.text, report=report)
+            yield from iter_samples(self.text, with_image, report)
             return
         yield from self._checked(found, report)
 
@@ -108,7 +111,9 @@ def find_sources(text: str) -> list[Source]:
     return found
 
 
-def _from_annotations(path: Path, folder: Path, split: str) -> Iterator[tuple[str, Sample | str]]:
+def _from_annotations(
+    path: Path, folder: Path, split: str, with_image: bool
+) -> Iterator[tuple[str, Sample | str]]:
     """Photos of COCO's captions JSON, or of Karpathy's, with their captions."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -129,7 +134,8 @@ def _from_annotations(path: Path, folder: Path, split: str) -> Iterator[tuple[st
         if photo is None:
             yield names[0], f"it is not in {folder}"
         else:
-            yield names[0], _sample(photo, {"image_id": image_id, "captions": captions})
+            fields = {"image_id": image_id, "captions": captions}
+            yield names[0], _sample(photo, fields, with_image)
 
 
 def _coco(content: dict[str, Any], split: str) -> Iterator[tuple[str, list[str], list[str]]]:
@@ -151,7 +157,7 @@ def _karpathy(content: dict[str, Any], split: str) -> Iterator[tuple[str, list[s
         yield image_id, names, [sentence["raw"] for sentence in image["sentences"]]
 
 
-def _from_folder(folder: Path) -> Iterator[tuple[str, Sample | str]]:
+def _from_folder(folder: Path, with_image: bool) -> Iterator[tuple[str, Sample | str]]:
     """Photos with a text of the same name beside them, by name."""
     photos = sorted(
         path for path in folder.rglob("*") if path.suffix[1:].lower() in IMAGE_KINDS
@@ -175,11 +181,12 @@ def _from_folder(folder: Path) -> Iterator[tuple[str, Sample | str]]:
             continue
         if isinstance(content, dict):
             content = {"image_id": str(photo.relative_to(folder).with_suffix(""))} | content
-        yield name, _sample(photo, content)
+        yield name, _sample(photo, content, with_image)
 
 
-def _sample(photo: Path, fields: object) -> Sample | str:
+def _sample(photo: Path, content: object, with_image: bool) -> Sample | str:
     try:
-        return sample_of(fields, photo.read_bytes())
+        place = Place(str(photo), 0, photo.stat().st_size)
     except OSError as error:
         return f"it can't be read ({error.strerror})"
+    return sample_of(content, place, with_image)

@@ -74,7 +74,7 @@ def run(recipe: Recipe) -> None:
         dev = CaptionedPhotos(recipe.dev_data, config.image_encoder, recipe.cache)
         validate = Stage2Validation(dev, (*recipe.prompts, language.form.caption)[0])
     optimizer = build_optimizer(model, recipe, fresh)
-    total = recipe.epochs * photos.steps_per_epoch(recipe.batch_size)
+    total = recipe.steps or recipe.epochs * photos.steps_per_epoch(recipe.batch_size)
     train(recipe, model, optimizer, total, losses_at, validate, photos.digest)
     folder = f"{recipe.output}/model"
     if PartialState().is_main_process:

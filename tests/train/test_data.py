@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from blip2.errors import UserError
 from blip2.vision import IMAGE_ENCODERS, ImageEncoder
 from train.data import CaptionedPhotos, clean_caption
 
@@ -117,10 +118,39 @@ def test_features_are_computed_once_and_views_differ(shard):
     assert Corners.seen == 30
     photos(shard, views=2)
     assert Corners.seen == 30
-    whole, crop = data.features[0, 4], data.features[1, 4]
+    whole, crop = data.features._view(0)[4], data.features._view(1)[4]
     assert whole.shape == (4, 3) and not np.array_equal(whole, crop)
     photos(shard.rename(shard.with_name("moved.tar")), views=3)
     assert Corners.seen == 30  # they belong to the photos, not to the file's name
+
+
+def test_without_a_cache_each_step_sees_another_view(shard, tmp_path):
+    cached = photos(shard)
+    whole = CaptionedPhotos(str(shard), "corners", "")
+    torch.testing.assert_close(whole.batch_at(4, 5).features, cached.batch_at(4, 5).features)
+    live = CaptionedPhotos(str(shard), "corners", "", views=2)
+    again = CaptionedPhotos(str(shard), "corners", "", views=2)
+    assert torch.equal(live.batch_at(4, 5).features, again.batch_at(4, 5).features)
+    views = {0: set(), 1: set()}
+    for epoch in range(6):
+        for step in range(2):
+            batch = live.batch_at(epoch * 2 + step, 5)
+            for caption, features in zip(batch.captions, batch.features, strict=True):
+                if int(caption[0]) in views:
+                    views[int(caption[0])].add(features.numpy().tobytes())
+    assert all(len(seen) > 3 for seen in views.values())  # flips and crops, not two views
+    assert len({live.digest, whole.digest}) == 1 and live.digest != cached.digest
+
+
+def test_a_photo_that_is_gone_or_broken_is_named(shard):
+    live = CaptionedPhotos(str(shard), "corners", "", views=2)
+    data = shard.read_bytes()
+    shard.write_bytes(data.replace(b"\x89PNG", b"\x89PMG"))
+    with pytest.raises(UserError, match=r"Photo p\d can't be used: "):
+        live.batch_at(0, 5)
+    shard.unlink()
+    with pytest.raises(UserError, match=r"Cannot read .*photos.tar"):
+        live.batch_at(0, 5)
 
 
 def test_features_resume_after_a_kill(shard):
