@@ -319,7 +319,12 @@ def save_huggingface(
     # A frozen part's tensors under the names that they have in the whole.
     state |= encoder.model.state_dict(prefix=VISION)
     if language is not None:
-        state |= language.model.state_dict(prefix=LANGUAGE)
+        words = language.model.state_dict()
+        # One tensor of several names goes by the name that transformers looks for.
+        for name, source in language.model.all_tied_weights_keys.items():
+            if words[name].data_ptr() == words[source].data_ptr():
+                del words[name]
+        state |= {f"{LANGUAGE}{name}": value for name, value in words.items()}
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     # Copies: transformers changes the configurations that it puts together.

@@ -40,9 +40,19 @@ def run_recipe(
     )
     parser.add_argument("config", help="a YAML recipe")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change")
-    args = parser.parse_args(argv)
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done, and stop")
+    parser.add_argument(
+        "--processes", type=positive, default=1, metavar="N", help="with --dry-run: that share it"
+    )
+    args = parser.parse_intermixed_args(argv)
     try:
-        run(read_recipe(args.config, args.overrides))
+        recipe = read_recipe(args.config, args.overrides)
+        if args.dry_run:
+            from train.estimate import describe
+
+            print(describe(recipe, int(stage[-1]), args.processes))
+        else:
+            run(recipe)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,22 +17,30 @@ EVERYTHING = ("",)  # no parameter was started by a checkpoint
 def build_optimizer(
     model: nn.Module, recipe: Recipe, fresh: Iterable[str] = ()
 ) -> torch.optim.AdamW:
-    """AdamW over the trainable parameters.
+    """AdamW over :func:`parameter_groups`."""
+    return torch.optim.AdamW(parameter_groups(model, recipe, fresh), betas=recipe.betas, fused=True)
+
+
+def parameter_groups(
+    model: nn.Module, recipe: Recipe, fresh: Iterable[str] = ()
+) -> list[dict[str, Any]]:
+    """The trainable parameters by learning rate and weight decay.
 
     Parameters
     ----------
     model : nn.Module
         Parameters without gradient are left out.
     recipe : Recipe
-        Learning rates, betas, weight decay.
+        Learning rates, weight decay.
     fresh : iterable of str
         Modules or parameters (one or more parts of a dotted name) that no checkpoint started;
         they get ``fresh_learning_rate``.
 
     Returns
     -------
-    torch.optim.AdamW
-        Biases, norms and other vectors are in groups without weight decay.
+    list of dict
+        As torch's optimizers take them. Biases, norms and other vectors are in groups without
+        weight decay.
     """
     fresh = tuple(fresh)
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
@@ -41,18 +50,14 @@ def build_optimizer(
         is_fresh = any(not key or f".{key}." in f".{name}." for key in fresh)
         groups.setdefault((is_fresh, parameter.ndim > 1), []).append(parameter)
     fresh_rate = recipe.fresh_learning_rate or recipe.learning_rate
-    return torch.optim.AdamW(
-        [
-            {
-                "params": parameters,
-                "lr": fresh_rate if is_fresh else recipe.learning_rate,
-                "weight_decay": recipe.weight_decay if decays else 0.0,
-            }
-            for (is_fresh, decays), parameters in groups.items()
-        ],
-        betas=recipe.betas,
-        fused=True,
-    )
+    return [
+        {
+            "params": parameters,
+            "lr": fresh_rate if is_fresh else recipe.learning_rate,
+            "weight_decay": recipe.weight_decay if decays else 0.0,
+        }
+        for (is_fresh, decays), parameters in groups.items()
+    ]
 
 
 def learning_rate_factor(step: int, total: int, recipe: Recipe) -> float:

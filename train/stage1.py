@@ -87,16 +87,13 @@ def start_model(model: Representation, start: str) -> tuple[Path, tuple[str, ...
     UserError
         The start is missing, damaged or of another size.
     """
-    from blip2.assets import minilm_dir
-    from blip2.checkpoints import EMBEDDED, fill, read_tensors, start_from_bert
+    from blip2.checkpoints import fill, read_tensors, start_from_bert
+    from blip2.parts import bert_folder
     from train.optim import EVERYTHING
 
+    folder = bert_folder(start)
     if not start:
-        return minilm_dir(), EVERYTHING
-    if start == "minilm":
-        folder = minilm_dir()
-    else:
-        folder = EMBEDDED / start if (EMBEDDED / start).is_dir() else Path(start)
+        return folder, EVERYTHING
     tensors = read_tensors(folder)
     if any(name.startswith("qformer.") for name in tensors):
         fill(model, tensors, str(folder))

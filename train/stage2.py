@@ -55,7 +55,8 @@ def run(recipe: Recipe) -> None:
         fresh = ("projection",)
     cpu = torch.device("cpu")  # accelerate moves it to where training runs
     on_gpu = torch.cuda.is_available()
-    precision = torch.bfloat16 if on_gpu else fast_dtype(cpu)
+    on_gpus = {"fp16": torch.float16, "bf16": torch.bfloat16, "no": torch.float32}
+    precision = on_gpus[recipe.precision] if on_gpu else fast_dtype(cpu)
     language = build_language_model(config.language_model, precision, Placement(cpu))
     if not on_gpu:
         # In bf16 on a CPU the fused attention's backward pass is slower than the plain one.

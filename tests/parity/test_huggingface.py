@@ -332,3 +332,27 @@ def test_a_conversation_is_put_as_published(ours):
     )
     assert ours["t5"].language.prompt("a photo of") == "a photo of</s>"
     assert Decoding().num_beams == 1
+
+
+def test_a_t5_head_of_its_own(tmp_path):
+    """FlanT5's head is not its word embeddings; transformers ties them unless a file has both."""
+    from safetensors.torch import load_file, save_file
+    from transformers import Blip2ForConditionalGeneration
+
+    write("t5", tmp_path, 1)
+    (file,) = tmp_path.glob("*.safetensors")
+    tensors = load_file(file)
+    words = tensors["language_model.shared.weight"]
+    head = torch.randn(words.shape, generator=torch.Generator().manual_seed(2))
+    save_file(tensors | {"language_model.lm_head.weight": head}, file, metadata={"format": "pt"})
+    ours = Blip2.from_pretrained(str(tmp_path), device="cpu", dtype=torch.float32)
+    theirs = Blip2ForConditionalGeneration.from_pretrained(tmp_path)
+    for model in (ours.language.model, theirs.language_model):
+        torch.testing.assert_close(model.lm_head.weight, head, rtol=0, atol=0)
+        torch.testing.assert_close(model.shared.weight, words, rtol=0, atol=0)
+        torch.testing.assert_close(model.encoder.embed_tokens.weight, words, rtol=0, atol=0)
+    ours.save_pretrained(tmp_path / "back", layout="huggingface")
+    (file,) = (tmp_path / "back").glob("*.safetensors")
+    back = load_file(file)
+    torch.testing.assert_close(back["language_model.lm_head.weight"], head, rtol=0, atol=0)
+    torch.testing.assert_close(back["language_model.shared.weight"], words, rtol=0, atol=0)

@@ -223,7 +223,7 @@ def test_the_report_of_a_trained_retriever(trained, capsys):
         (stage1, ["batch_size=13"], "12 photos, fewer than one batch of 13"),
         (stage1, ["data=nowhere.tar"], "No shard is at nowhere.tar"),
         (stage1, ["token_keep=1.5"], "token_keep is 1.5; choose at most 1"),
-        (stage1, ["start=nowhere"], "No .safetensors file is in nowhere"),
+        (stage1, ["start=nowhere"], "There is no model 'nowhere'"),
         (stage2, ["preset=tiny", "prompts=[a]", "start=nowhere"], "There is no model 'nowhere'"),
         (stage2, ["preset=tiny", "start="], "has no prompts"),
     ],

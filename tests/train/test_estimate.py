@@ -1,0 +1,97 @@
+"""A dry run says what a recipe would do, and its sizes are those of the real architectures."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import (
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    OPTConfig,
+    OPTForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
+)
+
+from blip2.vision import build_image_encoder
+from tests.parity.test_full_size import OPT, T5
+from train import stage1, stage2
+from train.config import model_config, read_recipe
+from train.estimate import ENCODERS, LANGUAGE_MODELS, describe, memory
+
+CONFIGS = Path(__file__).parents[2] / "train" / "configs"
+PAPER = {
+    "pretrain_vit_l_stage1": (2320, 250_000, 1e-5, 183_165_758),
+    "pretrain_vit_g_stage1": (1680, 250_000, 1e-5, 186_705_470),
+    "pretrain_opt_2_7b_stage2": (1920, 80_000, 5e-5, 107_133_696),
+    "pretrain_opt_6_7b_stage2": (1920, 80_000, 5e-5, 108_314_880),
+    "pretrain_flan_t5_xl_stage2": (1520, 80_000, 5e-5, 106_739_968),
+    "pretrain_flan_t5_xxl_stage2": (1520, 80_000, 5e-5, 108_314_880),
+}
+
+
+def stage_of(name):
+    return int(name[-1]) if name[-1].isdigit() else 1
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in CONFIGS.glob("*.yaml")))
+def test_every_recipe_can_be_tried_dry(name, capsys):
+    command = stage1 if stage_of(name) == 1 else stage2
+    assert command.main([str(CONFIGS / f"{name}.yaml"), "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "parameter groups:" in said and "memory a process, estimated:" in said
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_the_papers_recipes(name):
+    """Section 3.4 of the paper: batch, steps, rates, AdamW."""
+    size, steps, last, parameters = PAPER[name]
+    recipe = read_recipe(CONFIGS / f"{name}.yaml")
+    assert (recipe.batch_size, recipe.steps, recipe.final_learning_rate) == (size, steps, last)
+    assert (recipe.learning_rate, recipe.warmup_steps) == (1e-4, 2000)
+    assert (recipe.betas, recipe.weight_decay) == ((0.9, 0.98), 0.05)
+    assert recipe.precision == ("bf16" if "t5" in name else "fp16")
+    assert recipe.split_captions == ("t5" in name)
+    said = describe(recipe, stage_of(name), processes=8)
+    assert f"{parameters:,} altogether" in said
+    assert f"batch: {size} pairs = 8 processes x 1 turns x {size // 8}" in said
+    assert f"step {steps:>9,}: {last:.3g}" in said and "step     2,001: 0.0001" in said
+
+
+def test_parts_need_less_memory_and_a_cache_no_encoder():
+    recipe = read_recipe(CONFIGS / "pretrain_vit_g_stage1.yaml")
+    config = model_config(recipe.preset, 1)
+    one, half = memory(config, recipe, 100), memory(config, recipe, 50)
+    assert one.activations == pytest.approx(2 * half.activations, rel=1e-6)
+    assert one.trained == half.trained == 186_705_470 * 16
+    cached = read_recipe(CONFIGS / "pretrain_vit_g_stage1.yaml", ["cache=features"])
+    assert one.frozen == 985_894_528 * 2 and memory(config, cached, 100).frozen == 0
+
+
+def test_sizes_are_those_of_the_architectures():
+    def parameters(model):
+        return sum(parameter.numel() for parameter in model.parameters())
+
+    with torch.device("meta"):
+        for name, sizes in OPT.items():
+            width = sizes["hidden_size"]
+            config = OPTConfig(
+                **sizes, num_hidden_layers=32, num_attention_heads=32, word_embed_proj_dim=width
+            )
+            found = parameters(OPTForCausalLM(config))
+            assert LANGUAGE_MODELS[f"facebook/{name}"] == (found, 32, 32)
+        for name, sizes in T5.items():
+            config = T5Config(
+                **sizes, num_layers=24, d_kv=64, vocab_size=32128,
+                feed_forward_proj="gated-gelu", tie_word_embeddings=False,
+            )  # fmt: skip
+            # A head of its own, which transformers ties until a checkpoint brings one.
+            found = parameters(T5ForConditionalGeneration(config)) + 32128 * sizes["d_model"]
+            assert LANGUAGE_MODELS[f"google/{name}"] == (found, 48, sizes["num_heads"])
+        config = CLIPVisionConfig(
+            hidden_size=1024, intermediate_size=4096, num_hidden_layers=24,
+            num_attention_heads=16, patch_size=14,
+        )  # fmt: skip
+        assert ENCODERS["clip-vit-l"] == parameters(CLIPVisionModel(config))
+    lite = parameters(build_image_encoder("efficientnet-lite2"))
+    assert ENCODERS["efficientnet-lite2"] == lite
