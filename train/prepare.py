@@ -107,8 +107,10 @@ def prepare(
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         usable = _usable(bar, side, report)
-        while written := _write(out, len(aside), usable, per_shard):
-            aside.append(written)
+        path = _aside(out, 0)
+        while write_shard(path, usable, per_shard):
+            aside.append(path)
+            path = _aside(out, len(aside))
         if not aside:
             raise UserError(f"No photo of {source} can be used; {report.describe()}.")
         shards = [path.with_suffix("") for path in aside]
@@ -163,10 +165,7 @@ def _files(sample: Sample, side: int) -> dict[str, bytes] | str:
         photo = open_photo(sample.image)
     except PhotoError as error:
         return str(error)
-    image, suffix = sample.image, ""
-    if not side:
-        with Image.open(io.BytesIO(sample.image)) as file:
-            suffix = SUFFIXES.get(file.format, "")
+    image, suffix = sample.image, "" if side else suffix_of(sample.image)
     if not suffix:  # asked for, or of a kind that shards don't hold
         if side:
             photo = photo.resize((side, side), Image.Resampling.BICUBIC)
@@ -178,11 +177,32 @@ def _files(sample: Sample, side: int) -> dict[str, bytes] | str:
     return {suffix: image, "json": text.encode()}
 
 
-def _write(
-    out: Path, number: int, samples: Iterator[tuple[str, dict[str, bytes]]], per_shard: int
-) -> Path | None:
-    """Write the next samples to a shard aside; None where there are none."""
-    path = out.with_name(f"{out.name}-{number:06d}.tar.partial")
+def _aside(out: Path, number: int) -> Path:
+    return out.with_name(f"{out.name}-{number:06d}.tar.partial")
+
+
+def suffix_of(image: bytes) -> str:
+    """The suffix by which shards hold a picture of this kind; "" where they don't."""
+    from PIL import Image
+
+    with Image.open(io.BytesIO(image)) as file:
+        return SUFFIXES.get(file.format, "")
+
+
+def write_shard(
+    path: Path, samples: Iterator[tuple[str, dict[str, bytes]]], most: int | None = None
+) -> int:
+    """Write the next samples to a shard, and say how many; none leave no file.
+
+    Parameters
+    ----------
+    path : Path
+        Of the shard.
+    samples : iterator
+        Names and files by suffix.
+    most : int, optional
+        Samples of one shard.
+    """
     count = 0
     try:
         with tarfile.open(path, "w") as tar:
@@ -192,15 +212,14 @@ def _write(
                     member.size = len(data)
                     tar.addfile(member, io.BytesIO(data))
                 count += 1
-                if count == per_shard:
+                if count == most:
                     break
     except BaseException:
         path.unlink(missing_ok=True)
         raise
-    if count:
-        return path
-    path.unlink()
-    return None
+    if not count:
+        path.unlink()
+    return count
 
 
 def _parser() -> argparse.ArgumentParser:

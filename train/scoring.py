@@ -107,7 +107,7 @@ def batches(items: Sequence, size: int) -> Iterator[Sequence]:
         yield items[start : start + size]
 
 
-def progress(total: int, what: str, unit: str) -> tqdm:
+def progress(total: int | None, what: str, unit: str) -> tqdm:
     """Make a progress bar on stderr; a log file gets a line now and then."""
     every = 0.1 if sys.stderr.isatty() else 15
     return tqdm(total=total, desc=what, unit=unit, mininterval=every)
