@@ -13,6 +13,7 @@ import random
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -127,6 +128,15 @@ class CaptionedPhotos:
     def texts_at(self, step: int, batch_size: int) -> Batch:
         """A step's whole batch without its photos: ``features`` is empty."""
         return self.batch(*self._drawn(step, batch_size), with_features=False)
+
+    def describe(self, step: int, batch_size: int, part: Part) -> dict[str, Any]:
+        """A part of a step's batch for a reader: its photos' names with the captions drawn."""
+        rows, turns = self._drawn(step, batch_size)
+        chosen = part.rows(batch_size)
+        names = [self.image_ids[row] for row in rows[chosen]]
+        captions = self._captions(rows[chosen], turns[chosen])
+        pairs = [{"image_id": n, "caption": c} for n, c in zip(names, captions, strict=True)]
+        return {"step": step, "part": part.number, "parts": part.count, "pairs": pairs}
 
     def _drawn(self, step: int, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
         epoch, position = divmod(step, self.steps_per_epoch(batch_size))

@@ -6,6 +6,7 @@ Randomness is a function of seed and step (:func:`seed_step`), and so is the bat
 
 from __future__ import annotations
 
+import json
 import random
 import resource
 import signal
@@ -13,7 +14,8 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +26,9 @@ from train.config import Recipe
 from train.optim import learning_rate_factor
 from train.parts import Part
 from train.states import Checkpoints
+
+if TYPE_CHECKING:
+    from train.data import CaptionedPhotos
 
 Losses = dict[str, Tensor]
 
@@ -75,7 +80,7 @@ def train(
     total_steps: int,
     losses_at: Callable[[nn.Module, int, torch.device, Part], Losses],
     validate: Callable[[nn.Module, torch.device], dict[str, float]] | None = None,
-    data_digest: str = "",
+    photos: CaptionedPhotos | None = None,
 ) -> nn.Module:
     """Train until ``total_steps``, continuing from the newest checkpoint of ``recipe.output``.
 
@@ -94,8 +99,9 @@ def train(
         whole batch, of which the sum is minimised; see :mod:`train.parts`.
     validate : callable, optional
         ``(model, device) -> {name: figure}``.
-    data_digest : str
-        Of what is trained on; a run goes on only with the same.
+    photos : CaptionedPhotos, optional
+        What is trained on. A run goes on only with the same; a batch that gives no number is
+        written down.
 
     Returns
     -------
@@ -116,7 +122,7 @@ def train(
         optimizer, lambda step: learning_rate_factor(step, total_steps, recipe)
     )
     wrapped, optimizer = accelerator.prepare(model, optimizer)
-    checkpoints = Checkpoints(recipe, accelerator, data_digest)
+    checkpoints = Checkpoints(recipe, accelerator, photos.digest if photos else "")
     start = checkpoints.restore(model, optimizer, scheduler)
     stop = _StopSignal()
     ranks, main = accelerator.num_processes, accelerator.is_main_process
@@ -136,7 +142,7 @@ def train(
             last = turn == recipe.accumulate - 1
             with nullcontext() if last else accelerator.no_sync(wrapped):
                 losses = losses_at(wrapped, step, accelerator.device, part)
-                _check(losses, step)
+                _check(losses, step, part, recipe, photos)
                 # DDP takes the mean of the processes' gradients; the whole's is their sum.
                 accelerator.backward(sum(losses.values()) * ranks)
             for name, loss in losses.items():
@@ -189,13 +195,21 @@ def memory_gb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
-def _check(losses: Losses, step: int) -> None:
+def _check(
+    losses: Losses, step: int, part: Part, recipe: Recipe, photos: CaptionedPhotos | None
+) -> None:
     for name, loss in losses.items():
-        if not torch.isfinite(loss):
-            raise NotANumber(
-                f"The {name} loss is {loss.item()} at step {step}; start again into another output "
-                "with a lower learning rate or precision=no."
-            )
+        if torch.isfinite(loss):
+            continue
+        kept = ""
+        if photos is not None:
+            path = Path(recipe.output) / f"not-a-number-step-{step}-part-{part.number}.json"
+            path.write_text(json.dumps(photos.describe(step, recipe.batch_size, part), indent=1))
+            kept = f" (its photos and captions are in {path})"
+        raise NotANumber(
+            f"The {name} loss is {loss.item()} at step {step}{kept}; start again into another "
+            "output with a lower learning rate or precision=no."
+        )
 
 
 def _line(step: int, figures: dict[str, float]) -> str:

@@ -57,7 +57,7 @@ def run(recipe: Recipe) -> None:
         validate = Stage1Validation(dev, tokenizer)
     optimizer = build_optimizer(model, recipe, fresh)
     total = recipe.steps or recipe.epochs * photos.steps_per_epoch(recipe.batch_size)
-    model = train(recipe, model, optimizer, total, losses_at, validate, photos.digest)
+    model = train(recipe, model, optimizer, total, losses_at, validate, photos)
     folder = f"{recipe.output}/model"
     if PartialState().is_main_process:
         save_checkpoint(model, config, folder)

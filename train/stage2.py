@@ -76,7 +76,7 @@ def run(recipe: Recipe) -> None:
         validate = Stage2Validation(dev, (*recipe.prompts, language.form.caption)[0])
     optimizer = build_optimizer(model, recipe, fresh)
     total = recipe.steps or recipe.epochs * photos.steps_per_epoch(recipe.batch_size)
-    train(recipe, model, optimizer, total, losses_at, validate, photos.digest)
+    train(recipe, model, optimizer, total, losses_at, validate, photos)
     folder = f"{recipe.output}/model"
     if PartialState().is_main_process:
         save_checkpoint(prompt, config, folder)

@@ -1,11 +1,13 @@
 """The loop: a run that is killed and resumed computes what an uninterrupted one computes."""
 
+import json
 import math
 import os
 import signal
 import subprocess
 import sys
 import time
+import zlib
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,8 +16,12 @@ import torch
 from safetensors.torch import load_file
 
 from blip2.errors import UserError
+from blip2.vision import IMAGE_ENCODERS
+from tests.tiny import Cells
+from tests.train import tiny_stage
 from tests.train.tiny_run import STEPS, run
 from train.config import Recipe, read_recipe
+from train.data import CaptionedPhotos
 from train.loop import NotANumber, train
 from train.optim import build_optimizer, learning_rate_factor
 
@@ -89,16 +95,28 @@ def test_a_run_of_another_recipe_is_not_continued(uninterrupted):
         run(str(uninterrupted / "run"), uninterrupted / "other", weight_decay=0.5)
 
 
-def test_a_loss_that_is_no_number_names_step_and_objective(tmp_path):
+def test_a_loss_that_is_no_number_names_step_and_objective_and_keeps_the_batch(tmp_path):
+    tiny_stage.prepare(tmp_path)
+    IMAGE_ENCODERS["cells"] = Cells
+    try:
+        photos = CaptionedPhotos(f"{tmp_path}/photos.tar", "cells", tmp_path / "cache")
+    finally:
+        del IMAGE_ENCODERS["cells"]
     model = torch.nn.Linear(2, 1)
-    recipe = Recipe(preset="x", data="x", output=str(tmp_path), precision="no")
+    recipe = Recipe(preset="x", data="x", output=str(tmp_path), precision="no", batch_size=4)
 
     def losses_at(model, step, device, part):
         value = model(torch.ones(1, 2)).sum()
         return {"itc": value * 0, "itm": value * (float("inf") if step == 3 else 1)}
 
-    with pytest.raises(NotANumber, match=r"The itm loss is -?(inf|nan) at step 3"):
-        train(recipe, model, build_optimizer(model, recipe), 5, losses_at)
+    optimizer = build_optimizer(model, recipe)
+    with pytest.raises(NotANumber, match=r"The itm loss is -?(inf|nan) at step 3 \(its photos"):
+        train(recipe, model, optimizer, 5, losses_at, photos=photos)
+    kept = json.loads((tmp_path / "not-a-number-step-3-part-0.json").read_text())
+    batch = photos.batch_at(3, 4)
+    assert [pair["caption"] for pair in kept["pairs"]] == batch.captions
+    ids = [zlib.crc32(pair["image_id"].encode()) for pair in kept["pairs"]]
+    assert ids == batch.image_ids.tolist() and kept["step"] == 3
 
 
 def test_schedule_warms_up_every_step_and_ends_at_the_final_rate():
