@@ -8,12 +8,14 @@ them see each other is what tells the three objectives apart: see :func:`attenti
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from blip2.config import QFormerConfig
 
@@ -178,7 +180,33 @@ class QFormerLayer(nn.Module):
         self.query_ffn = FeedForward(config)
         self.text_ffn = FeedForward(config) if with_text else None
 
-    def query_half(self, queries: Tensor, image: KeyValue | None) -> Tensor:  # [B, Q, D]
+    def queries_alone(
+        self, queries: Tensor, image: KeyValue | None
+    ) -> tuple[Tensor, KeyValue]:  # [B, Q, D]
+        """Queries that see each other and the image; with their keys and values."""
+        own = self.attention.key_value(queries)
+        return self._query_half(self.attention(queries, own), image), own
+
+    def text_alone(self, text: Tensor, mask: Tensor, past: KeyValue | None = None) -> Tensor:
+        """Text ``[B, T, D]`` that sees itself and, with ``past``, encoded queries."""
+        own = self.attention.key_value(text)
+        if past is not None:
+            own = KeyValue(
+                torch.cat([past.key, own.key], dim=2), torch.cat([past.value, own.value], dim=2)
+            )
+        return self.text_ffn(self.attention(text, own, mask))
+
+    def both(
+        self, hidden: Tensor, num: int, mask: Tensor, image: KeyValue | None
+    ) -> tuple[Tensor, KeyValue]:  # [B, Q + T, D]
+        """``num`` queries and text together; with the queries' keys and values."""
+        own = self.attention.key_value(hidden)
+        hidden = self.attention(hidden, own, mask)
+        queries, text = hidden[:, :num], hidden[:, num:]
+        hidden = torch.cat([self._query_half(queries, image), self.text_ffn(text)], dim=1)
+        return hidden, KeyValue(own.key[:, :, :num], own.value[:, :, :num])
+
+    def _query_half(self, queries: Tensor, image: KeyValue | None) -> Tensor:  # [B, Q, D]
         """What follows self-attention for the queries."""
         if self.cross_attention is not None:
             queries = self.cross_attention(queries, image)
@@ -194,11 +222,18 @@ class QFormer(nn.Module):
         Dimensions.
     with_text : bool
         False leaves out the text branch, as stage 2 does.
+
+    Attributes
+    ----------
+    checkpointing : bool
+        Keep no activations inside layers for the backward pass, but compute them again: less
+        memory for a third more time.
     """
 
     def __init__(self, config: QFormerConfig, with_text: bool = True) -> None:
         super().__init__()
         self.config = config
+        self.checkpointing = False
         width = config.hidden_size
         self.query_tokens = nn.Parameter(torch.empty(1, config.num_queries, width))
         self.embedding_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
@@ -238,12 +273,9 @@ class QFormer(nn.Module):
         """Queries alone over photos: ITC's image side and the visual prompt of stage 2."""
         queries = self.embed_queries(len(image))
         cache = []
-        states = iter(image.layers)
-        for layer in self.layers:
-            own = layer.attention.key_value(queries)
+        for layer, states in self._with_image(image):
+            queries, own = self._run(layer.queries_alone, queries, states)
             cache.append(own)
-            queries = layer.attention(queries, own)
-            queries = layer.query_half(queries, next(states) if layer.cross_attention else None)
         return QFormerOutput(queries, None, cache)
 
     def encode_text(self, ids: Tensor, text_mask: Tensor) -> QFormerOutput:
@@ -251,7 +283,7 @@ class QFormer(nn.Module):
         text = self.embed_text(ids)
         mask = text_mask[:, None, None, :].bool()  # [B, 1, 1, T]
         for layer in self.layers:
-            text = layer.text_ffn(layer.attention(text, layer.attention.key_value(text), mask))
+            text = self._run(layer.text_alone, text, mask)
         return QFormerOutput(None, text, [])
 
     def forward(
@@ -272,14 +304,9 @@ class QFormer(nn.Module):
         hidden = torch.cat([self.embed_queries(len(image)), self.embed_text(ids)], dim=1)
         mask = attention_mask(kind, num, text_mask)
         cache = []
-        states = iter(image.layers)
-        for layer in self.layers:
-            own = layer.attention.key_value(hidden)
-            cache.append(KeyValue(own.key[:, :, :num], own.value[:, :, :num]))
-            hidden = layer.attention(hidden, own, mask)  # [B, Q + T, D]
-            queries, text = hidden[:, :num], hidden[:, num:]
-            queries = layer.query_half(queries, next(states) if layer.cross_attention else None)
-            hidden = torch.cat([queries, layer.text_ffn(text)], dim=1)
+        for layer, states in self._with_image(image):
+            hidden, own = self._run(layer.both, hidden, num, mask, states)
+            cache.append(own)
         return QFormerOutput(hidden[:, :num], hidden[:, num:], cache)
 
     def decode(self, ids: Tensor, text_mask: Tensor, query_cache: list[KeyValue]) -> Tensor:
@@ -302,9 +329,17 @@ class QFormer(nn.Module):
         mask = attention_mask("multimodal_causal", num, text_mask)[:, :, num:]  # [B, 1, T, Q + T]
         text = self.embed_text(ids)
         for layer, past in zip(self.layers, query_cache, strict=True):
-            own = layer.attention.key_value(text)
-            joint = KeyValue(
-                torch.cat([past.key, own.key], dim=2), torch.cat([past.value, own.value], dim=2)
-            )
-            text = layer.text_ffn(layer.attention(text, joint, mask))
+            text = self._run(layer.text_alone, text, mask, past)
         return text
+
+    def _with_image(self, image: ImageStates) -> Iterator[tuple[QFormerLayer, KeyValue | None]]:
+        """Each layer with the keys and values of the photos that it reads, if it reads any."""
+        states = iter(image.layers)
+        for layer in self.layers:
+            yield layer, next(states) if layer.cross_attention else None
+
+    def _run(self, block: Callable, *inputs: Any) -> Any:
+        """A block of a layer; with ``checkpointing`` its activations are computed again."""
+        if self.checkpointing and torch.is_grad_enabled():
+            return checkpoint(block, *inputs, use_reentrant=False)
+        return block(*inputs)

@@ -43,6 +43,8 @@ class Recipe:
     accumulate : int
         Parts in which each process computes its share of a batch, one after the other: less
         memory for the same update.
+    checkpointing : bool
+        Compute the Q-Former's activations again in the backward pass: less memory, more time.
     learning_rate, final_learning_rate : float
         Peak and end of the cosine.
     fresh_learning_rate : float
@@ -89,6 +91,7 @@ class Recipe:
     steps: int = 0
     batch_size: int = 96
     accumulate: int = 1
+    checkpointing: bool = False
     learning_rate: float = 1e-4
     final_learning_rate: float = 1e-5
     fresh_learning_rate: float = 0.0

@@ -43,6 +43,7 @@ def run(recipe: Recipe) -> None:
     config = model_config(recipe.preset, stage=1)
     torch.manual_seed(recipe.seed)
     model = Representation(config)
+    model.qformer.checkpointing = recipe.checkpointing
     vocabulary, fresh = start_model(model, recipe.start)
     tokenizer = TextTokenizer(vocabulary / "tokenizer.json", config.max_text_length)
     photos = CaptionedPhotos(

@@ -53,6 +53,7 @@ def run(recipe: Recipe) -> None:
     elif recipe.start:
         start_from_stage1(prompt, recipe.start)
         fresh = ("projection",)
+    prompt.qformer.checkpointing = recipe.checkpointing
     cpu = torch.device("cpu")  # accelerate moves it to where training runs
     on_gpu = torch.cuda.is_available()
     on_gpus = {"fp16": torch.float16, "bf16": torch.bfloat16, "no": torch.float32}

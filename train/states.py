@@ -127,7 +127,8 @@ def trainable_state(model: nn.Module) -> dict[str, Tensor]:
 
 def _decisive(recipe: Recipe) -> dict[str, Any]:
     """Settings that change what is computed, as JSON gives them back."""
-    free = {"output", "cache", "save_every", "validate_every", "log_every", "keep", "dev_data"}
+    free = {"output", "cache", "save_every", "validate_every", "log_every", "keep", "dev_data",
+            "checkpointing"}  # fmt: skip
     values = {name: value for name, value in asdict(recipe).items() if name not in free}
     return json.loads(json.dumps(values))
 

@@ -1,5 +1,7 @@
 """Stage 1 as a whole: what is trained, and that it can be."""
 
+from dataclasses import replace
+
 import torch
 
 from blip2.checkpoints import start_from_bert
@@ -48,6 +50,33 @@ def test_kept_features_are_those_of_the_whole_photo():
     torch.testing.assert_close(
         layer.key[1, :, 2], model.image_states(photos).layers[-1].key[1, :, 8]
     )
+
+
+def test_checkpointing_keeps_less_and_computes_the_same(tmp_path):
+    ids, mask = tokenizer(tmp_path)(CAPTIONS)
+    found = []
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        model = Representation(replace(STAGE1, qformer=replace(QFORMER, dropout=0.1)))
+        model.qformer.checkpointing = checkpointing
+        kept = {}
+
+        def keep(tensor, kept=kept):
+            kept[tensor.data_ptr()] = tensor.numel()
+            return tensor
+
+        torch.manual_seed(1)  # dropout is drawn the same both times
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            losses = model(features(8), ids, mask, torch.arange(8))
+        sum(losses.values()).backward()
+        grads = {name: value.grad for name, value in model.named_parameters()}
+        found.append((losses, grads, sum(kept.values())))
+    (losses, grads, size), (again, same, less) = found
+    for name, value in losses.items():
+        torch.testing.assert_close(again[name], value, rtol=0, atol=0)
+    for name, value in grads.items():
+        torch.testing.assert_close(same[name], value, rtol=1e-5, atol=1e-7)
+    assert less < 0.7 * size
 
 
 def test_overfits_eight_pairs(tmp_path):
