@@ -67,6 +67,12 @@ def _anchors() -> dict[str, Anchor]:
         name = f"coco-caption-{_short(row)}"
         found.append(Anchor(f"{name}-bleu4", metric=("BLEU-4",), value=bleu, **where))
         found.append(Anchor(f"{name}-cider", metric=("CIDEr",), value=cider, **where))
+    nocaps = coco | {"dataset": "nocaps", "split": "val", "photos": 4500}
+    for row, cider in (("OPT-2.7B", 1.197), ("OPT-6.7B", 1.210), ("FlanT5-XL", 1.216)):
+        found.append(
+            Anchor(f"nocaps-{_short(row)}-cider", "3", f"BLIP-2 ViT-g {row}", "caption",
+                   ("CIDEr",), cider, nocaps)
+        )  # fmt: skip
     questions = {
         "vqav2": ("test-dev", 107_394, (0.523, 0.526, 0.630, 0.650)),
         "gqa": ("test-dev", 12_578, (0.346, 0.364, 0.442, 0.447)),

@@ -159,7 +159,7 @@ def _with_captions(
                     args.keep,
                 )  # fmt: skip
                 fields = {"image_id": sample.image_id, "captions": [*sample.captions, *kept],
-                          "written": kept, "qa": sample.qa}  # fmt: skip
+                          "written": kept, "qa": sample.qa, "domain": sample.domain}  # fmt: skip
                 text = json.dumps({k: v for k, v in fields.items() if v}, ensure_ascii=False)
                 suffix = suffix_of(sample.image) or "jpg"
                 yield f"{number:09d}", {suffix: sample.image, "json": text.encode()}

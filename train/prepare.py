@@ -172,7 +172,8 @@ def _files(sample: Sample, side: int) -> dict[str, bytes] | str:
         out = io.BytesIO()
         photo.save(out, "JPEG", quality=92)
         image, suffix = out.getvalue(), "jpg"
-    fields = {"image_id": sample.image_id, "captions": sample.captions, "qa": sample.qa}
+    fields = {"image_id": sample.image_id, "captions": sample.captions, "qa": sample.qa,
+              "domain": sample.domain}  # fmt: skip
     text = json.dumps({key: value for key, value in fields.items() if value}, ensure_ascii=False)
     return {suffix: image, "json": text.encode()}
 

@@ -61,7 +61,7 @@ class Sample:
 
     ``image`` holds the bytes of the file, undecoded; None where only the text was asked for, and
     ``place`` says where they lie. Each entry of ``qa`` has at least "question" (str) and "answers"
-    (list of str).
+    (list of str). ``domain`` names a part of the data set that is scored by itself, too (NoCaps).
     """
 
     image_id: str
@@ -69,6 +69,7 @@ class Sample:
     captions: list[str] = field(default_factory=list)
     qa: list[dict] = field(default_factory=list)
     place: Place | None = None
+    domain: str = ""
 
 
 @dataclass
@@ -218,6 +219,7 @@ def sample_of(fields: object, place: Place, with_image: bool = True, key: str = 
         captions=fields.get("captions", []),
         qa=fields.get("qa", []),
         place=place,
+        domain=str(fields.get("domain", "")),
     )
 
 

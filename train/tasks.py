@@ -58,8 +58,9 @@ def evaluate_captions(model: Any, samples: list[Sample], args: argparse.Namespac
     Returns
     -------
     dict
-        "settings", "tokeniser", "metrics", "note" and "photos" with each caption, its references
-        and its CIDEr.
+        "settings", "tokeniser", "metrics" (where the photos are of several domains, as in NoCaps,
+        of each by itself, too), "note" and "photos" with each caption, its references and its
+        CIDEr.
     """
     from train.metrics import score_captions
 
@@ -69,7 +70,15 @@ def evaluate_captions(model: Any, samples: list[Sample], args: argparse.Namespac
         model, [(s, args.prompt) for s in samples], decoding, batch_size, "captions", "photo"
     )
     seconds = time.monotonic() - started
-    scores = score_captions(captions, [s.captions for s in samples], meteor=args.meteor)
+    references = [sample.captions for sample in samples]
+    scores = score_captions(captions, references, meteor=args.meteor)
+    domains: dict[str, dict] = {}
+    for domain in sorted({sample.domain for sample in samples} - {""}):
+        rows = [row for row, sample in enumerate(samples) if sample.domain == domain]
+        own = score_captions(
+            [captions[row] for row in rows], [references[row] for row in rows], meteor=False
+        )
+        domains[domain] = own.metrics
     return {
         "settings": {
             "prompt": args.prompt or model.default_prompt,
@@ -84,7 +93,7 @@ def evaluate_captions(model: Any, samples: list[Sample], args: argparse.Namespac
         },
         "tokeniser": scores.tokeniser,
         "note": scores.note,
-        "metrics": scores.metrics,
+        "metrics": scores.metrics | domains,
         "photos": [
             {"image_id": s.image_id, "caption": c, "references": s.captions, "CIDEr": round(v, 4)}
             for s, c, v in zip(samples, captions, scores.cider, strict=True)

@@ -55,6 +55,7 @@ def test_the_published_figures():
     """A few of the paper's numbers, and that each says where it stands."""
     assert ANCHORS["vqav2-flan-t5-xxl"].value == 0.65
     assert ANCHORS["vqav2-flan-t5-xl"].protocol["prompt"] == "Question: {} Short answer:"
+    assert ANCHORS["nocaps-opt-6.7b-cider"].value == 1.21
     assert ANCHORS["gqa-opt-6.7b"].value == 0.364
     assert ANCHORS["flickr30k-vit-l-ir1"].value == 0.886
     assert ANCHORS["coco-caption-opt-6.7b-cider"].value == 1.452
@@ -65,7 +66,7 @@ def test_the_published_figures():
 
 
 def test_anchors_are_found_by_name_once():
-    assert len(find_anchors(["all"], "caption")) == 6
+    assert len(find_anchors(["all"], "caption")) == 9
     assert find_anchors([CAPTION.name, "all"], "caption")[0] is CAPTION
     with pytest.raises(UserError, match="no published figure 'best'; choose all or of vqav2-opt"):
         find_anchors(["best"], "vqa")

@@ -168,6 +168,20 @@ def test_captions_from_shard_to_report(shard, capfd):
     assert str(shard.parent.parent) not in json.dumps(report)
 
 
+def test_domains_are_scored_by_themselves_too(tmp_path):
+    samples = [
+        (name, jpeg(rgb), {"image_id": name, "captions": texts_of(name),
+                           "domain": "out-domain" if name in ("red", "green") else "in-domain"})
+        for name, rgb in COLOURS.items()
+    ]  # fmt: skip
+    shard = write_tar(tmp_path / "nocaps.tar", samples)
+    status, report, _ = run("caption", shard, Captioner(wrong="red"), "--no-meteor")
+    metrics = report["metrics"]
+    assert status == 0 and metrics["in-domain"]["BLEU-4"] == pytest.approx(1.0, abs=1e-6)
+    assert metrics["out-domain"]["BLEU-1"] < metrics["BLEU-1"] < metrics["in-domain"]["BLEU-1"]
+    assert "METEOR" in metrics["in-domain"] and metrics["in-domain"]["METEOR"] is None
+
+
 class Answerer(Captioner):
     """Names the colour where it is asked for, and says yes to everything else."""
 
