@@ -91,7 +91,7 @@ def _anchors() -> dict[str, Anchor]:
                 Anchor(f"{dataset}-{_short(row)}", "2", f"BLIP-2 ViT-g {row}", "vqa",
                        (kind, "all"), value, protocol)
             )  # fmt: skip
-    retrieval = {"k_test": 128}
+    retrieval = {"k_test": 128, "captions_per_photo": 5, "texts_limit": None}
     flickr = retrieval | {
         "dataset": "flickr30k", "split": "test", "photos": 1000, "fine_tuned": "coco",
     }  # fmt: skip

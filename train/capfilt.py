@@ -40,7 +40,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if args.keep > args.candidates:
             raise UserError(f"--keep {args.keep} is more than --candidates {args.candidates}.")
-        todo = [path for path in find_shards(args.data) if not (args.out / path.name).exists()]
+        shards = find_shards(args.data)
+        names = [path.name for path in shards]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise UserError(f"Two shards are named {twice[0]}; filter them into two folders.")
+        todo = [path for path in shards if not (args.out / path.name).exists()]
         if todo:
             from blip2 import Blip2, Blip2Retriever
 
@@ -87,11 +91,16 @@ def filter_shard(
 
     report = ShardReport()
     files = _with_captions(_opened(path, report), captioner, retriever, args)
-    out.mkdir(parents=True, exist_ok=True)
     aside = out / f"{path.name}.partial"
-    if not write_shard(aside, files):
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        written = write_shard(aside, files)
+        if written:
+            aside.replace(out / path.name)
+    except OSError as error:
+        raise UserError(f"Cannot write to {out} ({error}); make room or choose another.") from error
+    if not written:
         raise UserError(f"No photo of {path} can be used; {report.describe()}.")
-    aside.replace(out / path.name)
     return report
 
 

@@ -156,6 +156,23 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     return _checked(values, str(path))
 
 
+def pairs_of_part(recipe: Recipe, processes: int) -> int:
+    """Pairs that a process computes at once: its share of a batch, cut by ``accumulate``.
+
+    Raises
+    ------
+    UserError
+        The batch can't be cut so.
+    """
+    parts = processes * recipe.accumulate
+    if recipe.batch_size % parts or recipe.batch_size < 2 * parts:
+        raise UserError(
+            f"The batch_size {recipe.batch_size} can't be cut in {parts} equal parts of at least "
+            f"2 ({processes} processes times accumulate {recipe.accumulate}); choose a multiple."
+        )
+    return recipe.batch_size // parts
+
+
 def model_config(preset: str, stage: int) -> Blip2Config:
     """What a recipe's ``preset`` names.
 

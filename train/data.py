@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import random
 import zlib
 from dataclasses import dataclass
@@ -82,7 +81,8 @@ class CaptionedPhotos:
         self.report = ShardReport()
         samples, weights = [], []
         for part in find_sources(source):
-            captioned = [s for s in part.samples(self.report, with_image=False) if s.captions]
+            found = part.samples(self.report, with_image=False)
+            captioned = [sample for sample in found if sample.captions]
             samples += captioned
             weights.append((len(captioned), part.weight))
         if not samples:
@@ -129,14 +129,12 @@ class CaptionedPhotos:
         """A step's whole batch without its photos: ``features`` is empty."""
         return self.batch(*self._drawn(step, batch_size), with_features=False)
 
-    def describe(self, step: int, batch_size: int, part: Part) -> dict[str, Any]:
-        """A part of a step's batch for a reader: its photos' names with the captions drawn."""
+    def describe(self, step: int, batch_size: int) -> dict[str, Any]:
+        """A step's batch for a reader: its photos' names with the captions drawn."""
         rows, turns = self._drawn(step, batch_size)
-        chosen = part.rows(batch_size)
-        names = [self.image_ids[row] for row in rows[chosen]]
-        captions = self._captions(rows[chosen], turns[chosen])
+        names, captions = [self.image_ids[row] for row in rows], self._captions(rows, turns)
         pairs = [{"image_id": n, "caption": c} for n, c in zip(names, captions, strict=True)]
-        return {"step": step, "part": part.number, "parts": part.count, "pairs": pairs}
+        return {"step": step, "pairs": pairs}
 
     def _drawn(self, step: int, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
         epoch, position = divmod(step, self.steps_per_epoch(batch_size))
@@ -188,10 +186,13 @@ class CaptionedPhotos:
             for count, weight in self.weights:
                 whole, times = np.arange(start, start + count), int(weight)
                 some = draw.permutation(whole)[: round(count * weight) - count * times]
-                per_pass = math.ceil(weight)
-                for turn, drawn in enumerate([whole] * times + [some]):
-                    rows.append(drawn)
-                    turns.append(np.full(len(drawn), epoch * per_pass + turn))
+                # What is drawn besides reads the caption after those of this pass.
+                extra = epoch * times + times if times else epoch
+                for turn in range(epoch * times, epoch * times + times):
+                    rows.append(whole)
+                    turns.append(np.full(count, turn))
+                rows.append(some)
+                turns.append(np.full(len(some), extra))
                 start += count
             mixed = draw.permutation(sum(map(len, rows)))
             self._epoch = (epoch, (np.concatenate(rows)[mixed], np.concatenate(turns)[mixed]))

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from train.config import Recipe, model_config
+from train.config import Recipe, model_config, pairs_of_part
 
 if TYPE_CHECKING:
     from torch import nn
@@ -79,7 +79,7 @@ def describe(recipe: Recipe, stage: int, processes: int = 1) -> str:
             f"weight decay {group['weight_decay']:g}"
         )
     lines.append(f"  {trained(model):>12,} altogether")
-    part = recipe.batch_size // (processes * recipe.accumulate)
+    part = pairs_of_part(recipe, processes)
     lines.append(
         f"batch: {recipe.batch_size} pairs = {processes} processes x {recipe.accumulate} turns x "
         f"{part}"
@@ -96,6 +96,9 @@ def describe(recipe: Recipe, stage: int, processes: int = 1) -> str:
             f"{recipe.warmup_steps:,} steps, then cosine to {recipe.final_learning_rate:g}"
         )
     lines.append(memory(config, recipe, part).describe())
+    sized = [*ENCODERS, *LANGUAGE_MODELS, ""]
+    named = (config.image_encoder, config.language_model)
+    lines += [f"not counted, its size is not known here: {n}" for n in named if n not in sized]
     return "\n".join(lines)
 
 
@@ -107,12 +110,13 @@ def skeleton(config: Blip2Config, recipe: Recipe) -> tuple[nn.Module, tuple[str,
     from blip2.representation import Representation
     from train.optim import EVERYTHING
     from train.stage1 import FRESH
+    from train.stage2 import fresh_parts
 
     with torch.device("meta"):
         model = Representation(config) if config.stage == 1 else VisualPrompt(config)
-    if not recipe.start:
-        return model, EVERYTHING
-    return model, FRESH if config.stage == 1 else ("projection",)
+    if config.stage == 2:
+        return model, fresh_parts(recipe.start)
+    return model, FRESH if recipe.start else EVERYTHING
 
 
 def trained(model: nn.Module) -> int:
@@ -126,12 +130,13 @@ def memory(config: Blip2Config, recipe: Recipe, part: int) -> Memory:
     frozen = 0 if recipe.cache else ENCODERS.get(config.image_encoder, 0) * FROZEN
     qformer = config.qformer
     queries = qformer.num_queries
+    again = recipe.checkpointing
     if config.stage == 1:
         size = (
-            _activations(qformer, part, queries)  # ITC, photos
-            + _activations(qformer, part, WORDS)  # ITC, texts
-            + _activations(qformer, 3 * part, queries + WORDS)  # ITM
-            + _activations(qformer, part, WORDS, queries + WORDS)  # ITG
+            _activations(qformer, again, part, queries)  # ITC, photos
+            + _activations(qformer, again, part, WORDS)  # ITC, texts
+            + _activations(qformer, again, 3 * part, queries + WORDS)  # ITM
+            + _activations(qformer, again, part, WORDS, queries + WORDS)  # ITG
         )
         # Logits over the vocabulary in fp32, with their gradient.
         size += part * WORDS * qformer.vocab_size * 8
@@ -139,16 +144,25 @@ def memory(config: Blip2Config, recipe: Recipe, part: int) -> Memory:
         parameters, layers, heads = LANGUAGE_MODELS.get(config.language_model, (0, 0, 1))
         frozen += parameters * FROZEN
         length, width = queries + WORDS, config.language_width
-        size = _activations(qformer, part, queries)
+        size = _activations(qformer, again, part, queries)
         size += layers * part * length * (34 * width + 5 * heads * length)
     return Memory(trained(model) * TRAINED, frozen, int(size))
 
 
-def _activations(qformer: QFormerConfig, batch: int, length: int, seen: int = 0) -> float:
-    """Of all layers of one pass of the Q-Former, cross-attention with it."""
+def _activations(
+    qformer: QFormerConfig, again: bool, batch: int, length: int, seen: int = 0
+) -> float:
+    """Of all layers of one pass of the Q-Former, cross-attention with it.
+
+    Computed ``again``, only what enters a layer is kept, and one layer's at a time.
+    """
     seen = seen or length
     layer = length * (34 * qformer.hidden_size + 5 * qformer.num_heads * seen)
     tokens = 257  # features of a photo at 224 pixels
     crossing = -(-qformer.num_layers // qformer.cross_attention_every)
-    across = 4 * tokens * qformer.hidden_size + 5 * qformer.num_heads * length * tokens
-    return batch * (qformer.num_layers * layer + crossing * across)
+    across = 5 * qformer.num_heads * length * tokens
+    states = crossing * 4 * tokens * qformer.hidden_size  # shared by all passes of a photo
+    if again:
+        kept = qformer.num_layers * length * 2 * qformer.hidden_size
+        return batch * (kept + layer + across + states)
+    return batch * (qformer.num_layers * layer + crossing * across + states)

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from blip2.errors import UserError
-from train.config import Recipe
+from train.config import Recipe, pairs_of_part
 from train.optim import learning_rate_factor
 from train.parts import Part
 from train.states import Checkpoints
@@ -54,6 +55,7 @@ def build_accelerator(recipe: Recipe) -> Any:
         fp16 is asked for without a GPU, or the batch can't be cut in equal parts.
     """
     from accelerate import Accelerator
+    from accelerate.utils import InitProcessGroupKwargs
 
     if recipe.precision == "fp16" and not torch.cuda.is_available():
         raise UserError("precision=fp16 needs a GPU; choose bf16 or no.")
@@ -63,13 +65,10 @@ def build_accelerator(recipe: Recipe) -> Any:
         cpu=not torch.cuda.is_available(),
         log_with="tensorboard",
         project_dir=recipe.output,
+        # The others wait while one process validates.
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=3))],
     )
-    parts = accelerator.num_processes * recipe.accumulate
-    if recipe.batch_size % parts or recipe.batch_size < 2 * parts:
-        raise UserError(
-            f"The batch_size {recipe.batch_size} can't be cut in {parts} equal parts of at least "
-            f"2 ({accelerator.num_processes} processes times accumulate); choose a multiple."
-        )
+    pairs_of_part(recipe, accelerator.num_processes)
     return accelerator
 
 
@@ -142,7 +141,7 @@ def train(
             last = turn == recipe.accumulate - 1
             with nullcontext() if last else accelerator.no_sync(wrapped):
                 losses = losses_at(wrapped, step, accelerator.device, part)
-                _check(losses, step, part, recipe, photos)
+                _check(losses, step, recipe, photos)
                 # DDP takes the mean of the processes' gradients; the whole's is their sum.
                 accelerator.backward(sum(losses.values()) * ranks)
             for name, loss in losses.items():
@@ -195,16 +194,15 @@ def memory_gb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
-def _check(
-    losses: Losses, step: int, part: Part, recipe: Recipe, photos: CaptionedPhotos | None
-) -> None:
+def _check(losses: Losses, step: int, recipe: Recipe, photos: CaptionedPhotos | None) -> None:
     for name, loss in losses.items():
         if torch.isfinite(loss):
             continue
         kept = ""
         if photos is not None:
-            path = Path(recipe.output) / f"not-a-number-step-{step}-part-{part.number}.json"
-            path.write_text(json.dumps(photos.describe(step, recipe.batch_size, part), indent=1))
+            # The whole batch: a part's ITC reads the embeddings of the others, too.
+            path = Path(recipe.output) / f"not-a-number-step-{step}.json"
+            path.write_text(json.dumps(photos.describe(step, recipe.batch_size), indent=1))
             kept = f" (its photos and captions are in {path})"
         raise NotANumber(
             f"The {name} loss is {loss.item()} at step {step}{kept}; start again into another "

@@ -93,14 +93,16 @@ def prepare(
     sources = find_sources(source)
     if any(part.weight != 1 for part in sources):
         raise UserError("Shards hold each photo once; give the weight in the recipe instead.")
+    if not out.name:
+        raise UserError(f"--out {out} names a folder alone; add a name, such as {out}/train.")
     if list(out.parent.glob(f"{out.name}-*.tar")):
         raise UserError(
             f"Shards {out}-*.tar are there already; remove them or choose another --out."
         )
     report = ShardReport()
-    samples = [sample for part in sources for sample in part.samples(report)]
+    samples = (sample for part in sources for sample in part.samples(report))
     if seed is not None:
-        random.Random(seed).shuffle(samples)
+        samples = _shuffled(samples, seed)
     every = 0.1 if sys.stderr.isatty() else 15
     bar = tqdm(samples, desc="photos", unit="photo", mininterval=every)
     aside: list[Path] = []

@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +44,13 @@ class Source:
         As it was named, without its weight.
     weight : float
         How often a pass sees each of its photos, on average.
+    prefix : str
+        Stands before each ``image_id``, where several sources may use the same.
     """
 
     text: str
     weight: float = 1.0
+    prefix: str = ""
 
     def samples(
         self, report: ShardReport | None = None, with_image: bool = True
@@ -60,15 +63,23 @@ class Source:
             It is not there, can't be read, or holds no usable sample.
         """
         annotations, at, folder = self.text.partition("@")
-        if at:
+        if self.of_shards:
+            found = iter_samples(self.text, with_image, report)
+        elif at:
             folder, _, split = folder.partition("#")
-            found = _from_annotations(Path(annotations), Path(folder), split, with_image)
-        elif Path(self.text).is_dir() and not any(Path(self.text).glob("*.tar")):
-            found = _from_folder(Path(self.text), with_image)
+            places = Path(annotations).expanduser(), Path(folder).expanduser()
+            found = self._checked(_from_annotations(*places, split, with_image), report)
         else:
-            yield from iter_samples(self.text, with_image, report)
-            return
-        yield from self._checked(found, report)
+            found = self._checked(_from_folder(Path(self.text).expanduser(), with_image), report)
+        for sample in found:
+            sample.image_id = self.prefix + sample.image_id
+            yield sample
+
+    @property
+    def of_shards(self) -> bool:
+        """Whether it names WebDataset shards."""
+        folder = Path(self.text).expanduser()
+        return "@" not in self.text and not (folder.is_dir() and not any(folder.glob("*.tar")))
 
     def _checked(
         self, found: Iterator[tuple[str, Sample | str]], report: ShardReport | None
@@ -98,17 +109,22 @@ def find_sources(text: str) -> list[Source]:
     UserError
         Nothing is named, or a weight is 0.
     """
-    found = []
+    found: list[Source] = []
     for part in split_outside_braces(text):
         match = _WEIGHT.fullmatch(part.strip())
         weight, name = (float(match[1]), match[2]) if match else (1.0, part.strip())
         if name and not weight:
             raise UserError(f"The weight of {name} is 0; leave the source out instead.")
-        if name:
+        last = found[-1] if found else None
+        if name and last and last.weight == weight and last.of_shards and Source(name).of_shards:
+            found[-1] = Source(f"{last.text},{name}", weight)  # one set of shards
+        elif name:
             found.append(Source(name, weight))
     if not found:
         raise UserError("No data were named; give shards, a JSON with its folder, or a folder.")
-    return found
+    if len(found) == 1:
+        return found
+    return [replace(source, prefix=f"{number}/") for number, source in enumerate(found)]
 
 
 def _from_annotations(

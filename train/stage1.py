@@ -185,17 +185,22 @@ class Stage1Losses:
 
     def _embed(self, model, step: int, device, part: Part):
         """Embeddings of all parts, drawn as their own turns will draw them."""
+        import torch
+
         from train.loop import seed_step
         from train.parts import join_turns
 
+        precision = torch.float16 if self.recipe.precision == "fp16" else torch.bfloat16
         module = getattr(model, "module", model)
         found = []
         for turn in range(part.turns):
             other = part.of_turn(turn)
             seed_step(self.recipe.seed, step, other.number)
             features, ids, mask, kept = self._inputs(step, device, other)
-            # With gradient, so that the same kernels draw the same dropout; the graph is dropped.
-            embeds = module.embed_pairs(features, ids, mask, kept)
+            # In the same precision and with gradient, so that the same kernels draw the same
+            # dropout; the graph is dropped.
+            with torch.autocast(device.type, precision, enabled=self.recipe.precision != "no"):
+                embeds = module.embed_pairs(features, ids, mask, kept)
             found.append([tensor.detach() for tensor in embeds])
         seed_step(self.recipe.seed, step, part.number)
         return [join_turns(list(tensors)) for tensors in zip(*found, strict=True)]

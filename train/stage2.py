@@ -39,20 +39,17 @@ def run(recipe: Recipe) -> None:
     from blip2.parts import bert_folder, fresh_prompt
     from train.data import CaptionedPhotos
     from train.loop import train
-    from train.optim import EVERYTHING, build_optimizer
+    from train.optim import build_optimizer
 
     if not recipe.prompts and not recipe.split_captions:
         raise UserError("The recipe has no prompts; give at least one instruction.")
     config = model_config(recipe.preset, stage=2)
     torch.manual_seed(recipe.seed)
     prompt = VisualPrompt(config)
-    fresh = EVERYTHING
     if recipe.start == "minilm":  # without stage 1: the ablation of figure 5
         prompt = fresh_prompt(config, bert_folder("minilm"))
-        fresh = ("image_reader", "cross_attention", "query_tokens", "projection")
     elif recipe.start:
         start_from_stage1(prompt, recipe.start)
-        fresh = ("projection",)
     prompt.qformer.checkpointing = recipe.checkpointing
     cpu = torch.device("cpu")  # accelerate moves it to where training runs
     on_gpu = torch.cuda.is_available()
@@ -75,13 +72,22 @@ def run(recipe: Recipe) -> None:
     if recipe.dev_data:
         dev = CaptionedPhotos(recipe.dev_data, config.image_encoder, recipe.cache)
         validate = Stage2Validation(dev, (*recipe.prompts, language.form.caption)[0])
-    optimizer = build_optimizer(model, recipe, fresh)
+    optimizer = build_optimizer(model, recipe, fresh_parts(recipe.start))
     total = recipe.steps or recipe.epochs * photos.steps_per_epoch(recipe.batch_size)
     train(recipe, model, optimizer, total, losses_at, validate, photos)
     folder = f"{recipe.output}/model"
     if PartialState().is_main_process:
         save_checkpoint(prompt, config, folder)
         print(f"the finished model is in {folder}")
+
+
+def fresh_parts(start: str) -> tuple[str, ...]:
+    """Parts that no checkpoint started, for :func:`train.optim.build_optimizer`."""
+    from train.optim import EVERYTHING
+
+    if start == "minilm":
+        return ("image_reader", "cross_attention", "query_tokens", "projection")
+    return ("projection",) if start else EVERYTHING
 
 
 def match_scale(prompt: VisualPrompt, language: FrozenLanguageModel) -> None:

@@ -24,7 +24,8 @@ class Checkpoints:
 
     def __init__(self, recipe: Recipe, accelerator: Any, data_digest: str = "") -> None:
         self.recipe, self.accelerator = recipe, accelerator
-        self.decisive = _decisive(recipe) | {"data": data_digest or recipe.data}
+        parts = accelerator.num_processes * recipe.accumulate  # draws differ with their number
+        self.decisive = _decisive(recipe) | {"data": data_digest or recipe.data, "parts": parts}
         self.folder = Path(recipe.output) / "checkpoints"
         self.folder.mkdir(parents=True, exist_ok=True)
 
@@ -128,7 +129,7 @@ def trainable_state(model: nn.Module) -> dict[str, Tensor]:
 def _decisive(recipe: Recipe) -> dict[str, Any]:
     """Settings that change what is computed, as JSON gives them back."""
     free = {"output", "cache", "save_every", "validate_every", "log_every", "keep", "dev_data",
-            "checkpointing"}  # fmt: skip
+            "checkpointing", "accumulate"}  # fmt: skip
     values = {name: value for name, value in asdict(recipe).items() if name not in free}
     return json.loads(json.dumps(values))
 

@@ -122,6 +122,8 @@ def evaluate_answers(model: Any, samples: list[Sample], args: argparse.Namespace
         raise UserError(f"No question in {args.data} has an answer; give shards with answers.")
     decoding, batch_size = _decoding(args), args.batch_size or 16
     form = args.prompt or model.question_form
+    if "{}" not in form:
+        raise UserError(f"The prompt {form!r} has no {{}} where the question shall stand; add it.")
     started = time.monotonic()
     answers = _generate(
         model,
@@ -236,6 +238,7 @@ def evaluate_retrieval(retriever: Any, samples: list[Sample], args: argparse.Nam
     return {
         "settings": {
             "captions_per_photo": args.captions_per_photo,
+            "texts_limit": args.texts_limit,
             "k_test": args.k_test,
             "itc_weight": itc_weight,
             "batch_size": batch_size,

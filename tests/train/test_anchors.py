@@ -51,6 +51,18 @@ def test_another_task_or_a_figure_that_was_not_measured():
     assert said["verdict"] == "not comparable" and "BLEU-4 was not measured" in str(said)
 
 
+def test_retrieval_by_some_texts_is_not_comparable():
+    anchor = ANCHORS["coco-vit-g-ir1"]
+    same = {
+        "dataset": "coco", "split": "karpathy-test", "photos": 5000, "fine_tuned": "coco",
+        "k_test": 128, "captions_per_photo": 5, "texts_limit": None,
+    }  # fmt: skip
+    metrics = {"itm": {"IR@1": 0.683}}
+    assert verdict(anchor, "retrieval", same, metrics)["verdict"] == "reproduced"
+    said = verdict(anchor, "retrieval", same | {"texts_limit": 100}, metrics)
+    assert said["differences"] == ["texts_limit: 100, published: None"]
+
+
 def test_the_published_figures():
     """A few of the paper's numbers, and that each says where it stands."""
     assert ANCHORS["vqav2-flan-t5-xxl"].value == 0.65

@@ -106,5 +106,13 @@ def test_finished_shards_are_left_alone_and_a_broken_one_leaves_nothing(tmp_path
     assert capfilt.main(argv) == 2
     assert "No photo of" in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["web-0.tar"]
+    (tmp_path / "again").mkdir()
+    shard(tmp_path / "again" / "web-0.tar")
+    two = f"{tmp_path}/web-0.tar,{tmp_path}/again/web-0.tar"
+    assert capfilt.main([two, "--out", str(tmp_path / "other")]) == 2
+    assert "Two shards are named web-0.tar" in capsys.readouterr().err
+    taken = tmp_path / "web-0.tar" / "out"
+    assert capfilt.main([str(tmp_path / "web-0.tar"), "--out", str(taken)]) == 2
+    assert "Cannot write to" in capsys.readouterr().err
     assert capfilt.main([*argv, "--keep", "11"]) == 2
     assert "--keep 11 is more than --candidates 10" in capsys.readouterr().err

@@ -105,6 +105,18 @@ def test_weights_say_how_often_a_pass_sees_a_photo(shard, tmp_path):
     assert seen[0] != seen[1]
 
 
+@pytest.mark.parametrize("weight", [0.5, 1, 1.5, 2.5])
+def test_with_every_weight_captions_take_turns(shard, weight):
+    data = CaptionedPhotos(f"{weight}x {shard}", "corners", shard.parent / "cache")
+    drawn = {number: [] for number in range(10)}
+    for step in range(int(120 * weight)):
+        for caption in data.batch_at(step, 5).captions:
+            drawn[int(caption[0])].append(caption[2])
+    for letters in drawn.values():
+        share = [letters.count(letter) / len(letters) for letter in "abc"]
+        assert min(share) > 0.1  # a third, if even
+
+
 def test_features_belong_to_their_photo_and_equal_ids_to_equal_photos(shard):
     batch = photos(shard).batch_at(0, 10)
     for caption, features in zip(batch.captions, batch.features, strict=True):

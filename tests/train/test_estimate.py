@@ -1,5 +1,6 @@
 """A dry run says what a recipe would do, and its sizes are those of the real architectures."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,27 @@ def test_parts_need_less_memory_and_a_cache_no_encoder():
     assert one.trained == half.trained == 186_705_470 * 16
     cached = read_recipe(CONFIGS / "pretrain_vit_g_stage1.yaml", ["cache=features"])
     assert one.frozen == 985_894_528 * 2 and memory(config, cached, 100).frozen == 0
+
+
+def test_checkpointing_needs_less():
+    path = CONFIGS / "pretrain_vit_g_stage1.yaml"
+    config = model_config("pretrain-vit-g", 1)
+    plain, again = (
+        memory(config, read_recipe(path, [f"checkpointing={value}"]), 100).activations
+        for value in ("false", "true")
+    )
+    assert again < 0.4 * plain
+
+
+def test_a_batch_that_cannot_be_cut_and_a_part_of_unknown_size(tmp_path, capsys):
+    path = str(CONFIGS / "pretrain_vit_g_stage1.yaml")
+    assert stage1.main([path, "--dry-run", "--processes", "32"]) == 2
+    assert "1680 can't be cut in 32 equal parts" in capsys.readouterr().err
+    config = replace(model_config("pretrain-opt-2.7b", 2), language_model="me/mine")
+    config.write(tmp_path / "config.json")
+    path = str(CONFIGS / "pretrain_opt_2_7b_stage2.yaml")
+    assert stage2.main([path, "--dry-run", f"preset={tmp_path}"]) == 0
+    assert "not counted, its size is not known here: me/mine" in capsys.readouterr().out
 
 
 def test_sizes_are_those_of_the_architectures():

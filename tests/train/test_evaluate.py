@@ -232,6 +232,7 @@ def test_questions_without_answers_and_figures_that_are_not_there(tmp_path, caps
     shard = write_tar(tmp_path / "qa.tar", [("red", jpeg((255, 0, 0)), {"qa": qa})])
     assert run("vqa", shard, Answerer())[0] == 2
     assert "No question in" in capsys.readouterr().err
+    assert run("vqa", shard, Answerer(), "--prompt", "Answer briefly.")[0] == 2
     assert run("vqa", shard, Answerer(), "--against", "best")[0] == 2
     assert "There is no published figure 'best'" in capsys.readouterr().err
 

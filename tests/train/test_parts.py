@@ -3,16 +3,19 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+import blip2.objectives as losses_module
 from blip2.objectives import JointBatch, hard_negatives, itc_loss, itm_loss, joint_itc_loss
 from blip2.objectives import similarity as cosines
+from blip2.representation import Representation
 from blip2.vision import IMAGE_ENCODERS
-from tests.tiny import Cells
+from tests.tiny import QFORMER, STAGE1, Cells
 from tests.train import tiny_ranks, tiny_stage
 from tests.train.tiny_ranks import BATCH
 from train.loop import seed_step
@@ -56,6 +59,43 @@ def folder(tmp_path_factory):
     IMAGE_ENCODERS["cells"] = Cells
     yield folder
     del IMAGE_ENCODERS["cells"]
+
+
+@pytest.mark.parametrize("precision", ["bf16", "no"])
+def test_turns_embed_again_what_they_embedded(folder, precision):
+    """The embeddings of the whole batch hold what a turn computes: same draws, same precision."""
+    torch.manual_seed(0)
+    config = replace(STAGE1, qformer=replace(QFORMER, dropout=0.1, attention_dropout=0.1))
+    model = Representation(config).train()
+    if precision == "bf16":  # as accelerate does it: around `forward` alone
+        model.forward = torch.autocast("cpu", torch.bfloat16)(model.forward)
+    _, losses = tiny_ranks.stage1(folder, 2)
+    losses.recipe = replace(losses.recipe, precision=precision)
+    found = []
+    join = losses_module.JointBatch
+
+    class Watched(join):
+        def __init__(self, images, texts, ids, start):
+            super().__init__(images, texts, ids, start)
+            found.append((images, texts, start))
+
+    seen = []
+    project, embed = model.project_queries, model.embed_texts
+    model.project_queries = lambda queries: seen.append(project(queries)) or seen[-1]
+    model.embed_texts = lambda ids, mask: seen.append(embed(ids, mask)) or seen[-1]
+    losses_module.JointBatch = Watched
+    try:
+        for number in range(2):
+            seed_step(0, 0, number)
+            seen.clear()
+            losses(model, 0, torch.device("cpu"), Part(number, 2))
+            images, texts, start = found[-1]
+            own = slice(start, start + BATCH // 2)
+            torch.testing.assert_close(images[own], seen[-2], rtol=0, atol=0)
+            torch.testing.assert_close(texts[own], seen[-1], rtol=0, atol=0)
+    finally:
+        losses_module.JointBatch = join
+    assert len(found) == 2
 
 
 def whole_stage1(folder, parts):
