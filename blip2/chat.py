@@ -50,7 +50,13 @@ class Chat:
         UserError
             The question is empty or too long, or an option is out of range.
         """
-        return "".join(self.stream(question, **decoding))
+        options = Decoding(**decoding)
+        question = clean_text(question, "question")
+        prompt = self._prompt(question, options)
+        # Not through `stream`, whose thread costs as much as a few words.
+        answer = self.model.language.generate(self._visual, [prompt], options, self._memory)[0]
+        self.turns.append((question, answer))
+        return answer
 
     def stream(self, question: str, **decoding: Any) -> Iterator[str]:
         """Answer a question piece by piece; the turn is kept once the answer has ended.
