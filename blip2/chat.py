@@ -50,9 +50,7 @@ class Chat:
         UserError
             The question is empty or too long, or an option is out of range.
         """
-        options = Decoding(**decoding)
-        question = clean_text(question, "question")
-        prompt = self._prompt(question, options)
+        question, prompt, options = self._asked(question, decoding)
         # Not through `stream`, whose thread costs as much as a few words.
         answer = self.model.language.generate(self._visual, [prompt], options, self._memory)[0]
         self.turns.append((question, answer))
@@ -63,9 +61,13 @@ class Chat:
 
         Arguments and errors are those of :meth:`ask`; the errors come at once.
         """
+        return self._answer(*self._asked(question, decoding))
+
+    def _asked(self, question: str, decoding: dict[str, Any]) -> tuple[str, str, Decoding]:
+        """The question as it is kept, its prompt, and how the answer is decoded."""
         options = Decoding(**decoding)
         question = clean_text(question, "question")
-        return self._answer(question, self._prompt(question, options), options)
+        return question, self._prompt(question, options), options
 
     def _answer(self, question: str, prompt: str, options: Decoding) -> Iterator[str]:
         pieces = []

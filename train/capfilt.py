@@ -137,8 +137,7 @@ def _opened(path: Path, report: ShardReport) -> Iterator[tuple[Sample, Any]]:
         try:
             photo = open_photo(sample.image)
         except PhotoError as error:
-            report.samples -= 1
-            report.broken.append((sample.image_id, str(error)))
+            report.leave_out(sample.image_id, str(error))
             continue
         yield sample, photo
 

@@ -151,8 +151,7 @@ def _usable(
         if isinstance(files, dict) and sample.image_id in seen:
             files = "its image_id came before"
         if isinstance(files, str):
-            report.samples -= 1
-            report.broken.append((sample.image_id, files))
+            report.leave_out(sample.image_id, files)
             continue
         seen.add(sample.image_id)
         yield f"{number:09d}", files

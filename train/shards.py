@@ -80,6 +80,11 @@ class ShardReport:
     samples: int = 0
     broken: list[tuple[str, str]] = field(default_factory=list)
 
+    def leave_out(self, name: str, why: str) -> None:
+        """Count a sample that was handed out as broken after all."""
+        self.samples -= 1
+        self.broken.append((name, why))
+
     def describe(self) -> str:
         """One line for a log: how many samples were read and what is wrong with the others."""
         line = f"{self.samples} samples from {len(self.shards)} sources"

@@ -43,8 +43,7 @@ def usable(
                 except PhotoError as error:
                     why = str(error)
             if why is not None:
-                read.samples -= 1
-                read.broken.append((sample.image_id, why))
+                read.leave_out(sample.image_id, why)
                 continue
             chosen[sample.image_id] = sample
             if len(chosen) == limit:
