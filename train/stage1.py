@@ -148,13 +148,16 @@ class Stage1Losses:
         from blip2.objectives import JointBatch
         from train.parts import join_turns
 
+        hardness = min(1.0, step / self.ramp) if self.ramp else 1.0
+        if part.count == 1:  # no other part to join, and no share to take
+            features, ids, mask, kept, image_ids = self._inputs(step, device, part)
+            return model(features, ids, mask, image_ids, hardness, kept, self.recipe.diversity)
         every = self.photos.texts_at(step, self.recipe.batch_size)
         image_ids = every.image_ids.to(device)
         if part.turns > 1 and part.turn == 0:
             self._joint = self._embed(model, step, device, part)
-        inputs = self._inputs(step, device, part)
+        features, ids, mask, kept, own_ids = self._inputs(step, device, part)
         rows = part.rows(self.recipe.batch_size)
-        hardness = min(1.0, step / self.ramp) if self.ramp else 1.0
 
         def join(images, texts):
             if part.turns == 1:
@@ -163,13 +166,7 @@ class Stage1Losses:
                 images, texts = self._joint
             return JointBatch(images, texts, image_ids, rows.start)
 
-        features, ids, mask, kept = inputs
-        losses = model(
-            features, ids, mask, image_ids[rows], hardness, kept, self.recipe.diversity,
-            join if part.count > 1 else None,
-        )  # fmt: skip
-        if part.count == 1:
-            return losses
+        losses = model(features, ids, mask, own_ids, hardness, kept, self.recipe.diversity, join)
         # ITC comes as a share; ITG is a mean over word pieces, the others over pairs.
         pieces = self._pieces(every.captions[rows]) / self._pieces(every.captions)
         shares = {"itc": 1.0, "itg": pieces}
@@ -181,7 +178,8 @@ class Stage1Losses:
         kept = None
         if self.recipe.token_keep < 1:
             kept = draw_tokens(batch.features, self.recipe.token_keep).to(device)
-        return batch.features.to(device), ids.to(device), mask.to(device), kept
+        texts = ids.to(device), mask.to(device)
+        return batch.features.to(device), *texts, kept, batch.image_ids.to(device)
 
     def _embed(self, model, step: int, device, part: Part):
         """Embeddings of all parts, drawn as their own turns will draw them."""
@@ -196,7 +194,7 @@ class Stage1Losses:
         for turn in range(part.turns):
             other = part.of_turn(turn)
             seed_step(self.recipe.seed, step, other.number)
-            features, ids, mask, kept = self._inputs(step, device, other)
+            features, ids, mask, kept, _ = self._inputs(step, device, other)
             # In the same precision and with gradient, so that the same kernels draw the same
             # dropout; the graph is dropped.
             with torch.autocast(device.type, precision, enabled=self.recipe.precision != "no"):
