@@ -30,7 +30,7 @@ class Chat:
     """
 
     def __init__(self, model: Blip2, photo: Any) -> None:
-        self.model = model
+        self.model, self._photo = model, photo
         self.turns: list[tuple[str, str]] = []
         self._visual = model.visual_prompt([photo])  # [1, Q, W]
         self._memory = Memory()
@@ -67,6 +67,9 @@ class Chat:
         """The question as it is kept, its prompt, and how the answer is decoded."""
         options = Decoding(**decoding)
         question = clean_text(question, "question")
+        if self.model.reads_question:  # other eyes for each question
+            self._visual = self.model.visual_prompt([self._photo], [question])
+            self._memory = Memory()
         return question, self._prompt(question, options), options
 
     def _answer(self, question: str, prompt: str, options: Decoding) -> Iterator[str]:

@@ -19,6 +19,7 @@ from blip2.errors import UserError
 
 EMBEDDED = Path(__file__).parent / "pretrained"
 WHOLE, PART = 256 * 2**20, 64 * 2**10  # bytes, of a file and of a part of it that is hashed
+FINE_TUNED = "image_reader.encoder."  # an image encoder's tensors in a fine-tuned checkpoint
 MAX_SHARD = "45MB"  # many hosts of repositories refuse or warn of files over 50 MB
 
 
@@ -101,7 +102,12 @@ def read_stage(folder: Path, stage: int) -> Blip2Config:
     return config
 
 
-def save_checkpoint(module: nn.Module, config: Blip2Config, folder: str | Path) -> None:
+def save_checkpoint(
+    module: nn.Module,
+    config: Blip2Config,
+    folder: str | Path,
+    encoder: nn.Module | None = None,
+) -> None:
     """Write a module's tensors in fp16 and its configuration.
 
     Parameters
@@ -112,27 +118,23 @@ def save_checkpoint(module: nn.Module, config: Blip2Config, folder: str | Path) 
         Written as ``config.json``.
     folder : str or Path
         Made if it doesn't exist.
+    encoder : nn.Module, optional
+        A fine-tuned image encoder that stands outside the module.
     """
     from huggingface_hub import save_torch_state_dict
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    state = {name: value.detach().half().cpu() for name, value in module.state_dict().items()}
+    tensors = module.state_dict() | (encoder.state_dict(prefix=FINE_TUNED) if encoder else {})
+    state = {
+        name: value.detach().half().cpu()
+        for name, value in tensors.items()
+        if config.holds_image_encoder or not name.startswith(FINE_TUNED)
+    }
     for old in folder.glob("model*.safetensors*"):
         old.unlink()
     save_torch_state_dict(state, folder, max_shard_size=MAX_SHARD)
     config.write(folder / "config.json")
-
-
-def load_checkpoint(module: nn.Module, folder: str | Path) -> None:
-    """Fill a module from a folder that :func:`save_checkpoint` wrote.
-
-    Raises
-    ------
-    CheckpointError
-        Tensors are missing, left over or of another shape; each is named.
-    """
-    fill(module, read_tensors(folder), str(folder))
 
 
 def read_tensors(folder: str | Path) -> dict[str, Tensor]:

@@ -83,6 +83,13 @@ class Blip2Config:
         a matching head is surer of photos that it does not know than it should be.
     lm_head : bool
         Whether stage 1 has the head of ITG; published Hugging Face checkpoints lack it.
+    holds_image_encoder : bool
+        Whether the image encoder's weights stand in the checkpoint, as after fine-tuning.
+    image_size : int
+        Side in pixels for which an image encoder in the checkpoint has positions, 0 for its own.
+    reads_question : bool
+        Stage 2: whether the Q-Former reads the question, too, as VQA fine-tuning has it (section
+        4.3).
     """
 
     name: str = "blip2"
@@ -97,6 +104,9 @@ class Blip2Config:
     image_norm_eps: float = 1e-5
     match_temperature: float = 1.0
     lm_head: bool = True
+    holds_image_encoder: bool = False
+    image_size: int = 0
+    reads_question: bool = False
     qformer: QFormerConfig = field(default_factory=QFormerConfig)
 
     @classmethod
@@ -163,7 +173,7 @@ def _checked(cls: type, values: Any) -> Any:
     return cls(**values)
 
 
-MAY_BE_ZERO = ("image_positions", "language_width")
+MAY_BE_ZERO = ("image_positions", "language_width", "image_size")
 
 MINI_QFORMER = QFormerConfig(
     num_queries=16,

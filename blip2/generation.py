@@ -17,13 +17,18 @@ from blip2.language import FrozenLanguageModel
 from blip2.language_models import Placement, build_language_model
 from blip2.objectives import diversity_loss
 from blip2.processing import clean_text, open_photo
+from blip2.prompts import bare
 from blip2.qformer import QFormer
 from blip2.representation import ImageReader
 from blip2.sources import open_source, save_model
+from blip2.tokenization import TextTokenizer
 from blip2.vision import ImageEncoder, build_image_encoder
 
 if TYPE_CHECKING:
     from blip2.chat import Chat
+
+
+Pieces = tuple[Tensor, Tensor]  # word pieces and their mask, [B, T]
 
 
 class VisualPrompt(nn.Module):
@@ -32,24 +37,40 @@ class VisualPrompt(nn.Module):
     Parameters
     ----------
     config : Blip2Config
-        With ``stage`` 2.
+        With ``stage`` 2; with ``reads_question``, the Q-Former keeps its text branch.
     """
 
     def __init__(self, config: Blip2Config) -> None:
         super().__init__()
         self.config = config
         self.image_reader = ImageReader(config)
-        self.qformer = QFormer(config.qformer, with_text=False)
+        self.qformer = QFormer(config.qformer, with_text=config.reads_question)
         self.projection = nn.Linear(config.qformer.hidden_size, config.language_width)
 
-    def forward(self, features: Tensor) -> Tensor:  # [B, N, C] -> [B, Q, W]
-        """Soft visual prompts of frozen image features."""
-        return self.projection(self.queries(features))
+    def forward(self, features: Tensor, pieces: Pieces | None = None) -> Tensor:
+        """Soft visual prompts ``[B, Q, W]``; parameters as in :meth:`queries`."""
+        return self.projection(self.queries(features, pieces))
 
-    def queries(self, features: Tensor) -> Tensor:  # [B, N, C] -> [B, Q, D]
-        """What the queries read from image features."""
+    def queries(self, features: Tensor, pieces: Pieces | None = None) -> Tensor:
+        """What the queries read from a photo, with a question in mind.
+
+        Parameters
+        ----------
+        features : Tensor
+            ``[B, N, C]`` image features.
+        pieces : tuple of Tensor, optional
+            Word pieces of the questions and where they are no padding, ``[B, T]`` both (section
+            4.3). Each query sees them in self-attention and so knows what to look for.
+
+        Returns
+        -------
+        Tensor
+            ``[B, Q, D]``
+        """
         states = self.qformer.image_states(self.image_reader(features))
-        return self.qformer.encode_image(states).queries
+        if pieces is None:
+            return self.qformer.encode_image(states).queries
+        return self.qformer(states, *pieces, "bidirectional").queries
 
 
 class Stage2(nn.Module):
@@ -73,10 +94,14 @@ class Stage2(nn.Module):
         self.diversity = diversity
 
     def forward(
-        self, features: Tensor, instructions: Sequence[str], answers: Sequence[str]
+        self,
+        features: Tensor,
+        instructions: Sequence[str],
+        answers: Sequence[str],
+        pieces: Pieces | None = None,
     ) -> dict[str, Tensor]:
-        """Language-modelling loss ``lm`` of a batch, features ``[B, N, C]``."""
-        queries = self.prompt.queries(features)
+        """Language-modelling loss ``lm`` of a batch; see :meth:`VisualPrompt.queries`."""
+        queries = self.prompt.queries(features, pieces)
         lm = self.language.loss(self.prompt.projection(queries), instructions, answers)
         if not self.diversity:
             return {"lm": lm}
@@ -98,6 +123,8 @@ class Blip2:
         Frozen.
     device : torch.device
         Where all of them are.
+    tokenizer : TextTokenizer, optional
+        Of the Q-Former, where it reads questions.
     """
 
     def __init__(
@@ -108,9 +135,11 @@ class Blip2:
         prompt: VisualPrompt,
         language: FrozenLanguageModel,
         device: torch.device,
+        tokenizer: TextTokenizer | None = None,
     ) -> None:
         self.name, self.fingerprint, self.device = name, fingerprint, device
         self.encoder, self.prompt, self.language = encoder, prompt, language
+        self.tokenizer = tokenizer
 
     @classmethod
     def from_pretrained(
@@ -157,7 +186,10 @@ class Blip2:
         prompt = source.build(VisualPrompt, place).to(qformer_dtype(dtype))
         encoder = source.image_encoder(precision, image_size).to(place)
         language = source.language_model(precision, placement)
-        return cls(name, source.fingerprint(), encoder, prompt, language, place)
+        config, tokenizer = source.config, None
+        if config.reads_question:
+            tokenizer = TextTokenizer(source.words, config.max_text_length)
+        return cls(name, source.fingerprint(), encoder, prompt, language, place, tokenizer)
 
     @classmethod
     def from_parts(
@@ -225,12 +257,37 @@ class Blip2:
         """
         config = self.prompt.config
         save_model(folder, layout, config, self.prompt, self.encoder, self.language)
+        if self.tokenizer:
+            self.tokenizer.save(folder)
+
+    @property
+    def reads_question(self) -> bool:
+        """Whether the Q-Former, too, reads what is asked, so that each question looks anew."""
+        return self.tokenizer is not None
 
     @torch.inference_mode()
-    def visual_prompt(self, photos: Sequence[Any]) -> Tensor:  # -> [B, Q, W]
-        """Soft visual prompts of photos: what the language model sees of them."""
+    def visual_prompt(self, photos: Sequence[Any], asked: Sequence[str] = ()) -> Tensor:
+        """Soft visual prompts of photos: what the language model sees of them.
+
+        Parameters
+        ----------
+        photos : sequence
+            ``B``, each everything that :func:`blip2.processing.open_photo` takes.
+        asked : sequence of str
+            ``B`` questions or prompts, for a Q-Former that reads them; others look past them.
+
+        Returns
+        -------
+        Tensor
+            ``[B, Q, W]``
+        """
         pixels = torch.stack([self.encoder.transform(open_photo(photo)) for photo in photos])
-        return self.prompt(self.encoder(pixels.to(self.device)).float())
+        features, pieces = self.encoder(pixels.to(self.device)).float(), None
+        if self.tokenizer:
+            words = [bare(text or self.default_prompt) for text in asked or [""] * len(photos)]
+            ids, mask = self.tokenizer(words)
+            pieces = ids.to(self.device), mask.to(self.device)
+        return self.prompt(features, pieces)
 
     def caption(self, photo: Any, instruction: str = "", **decoding: Any) -> str:
         """Say what a photo shows, in the manner of an instruction.
@@ -284,7 +341,7 @@ class Blip2:
         if not photos:
             return []
         texts = [self._text(prompt) for prompt in prompts]
-        answers = self.language.generate(self.visual_prompt(photos), texts, options)
+        answers = self.language.generate(self.visual_prompt(photos, prompts), texts, options)
         return answers if isinstance(photo, list | tuple) else answers[0]
 
     def candidates(
@@ -297,13 +354,14 @@ class Blip2:
         """
         options = Decoding(**decoding)
         texts = [self._text(prompt)]
-        return self.language.candidates(self.visual_prompt([photo]), texts, options, number)[0]
+        visual = self.visual_prompt([photo], [prompt])
+        return self.language.candidates(visual, texts, options, number)[0]
 
     def stream(self, photo: Any, prompt: str = "", **decoding: Any) -> Iterator[str]:
         """Answer a prompt about a photo piece by piece; arguments as :meth:`generate`."""
         options = Decoding(**decoding)
         text = self._text(prompt)
-        return self.language.stream(self.visual_prompt([photo]), text, options)
+        return self.language.stream(self.visual_prompt([photo], [prompt]), text, options)
 
     @property
     def default_prompt(self) -> str:

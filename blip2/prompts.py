@@ -67,3 +67,12 @@ T5_FORM = PromptForm(
     caption="a photo of",
     question="Question: {} Short answer:",
 )
+
+
+def bare(prompt: str) -> str:
+    """The words of a question without the published form in which it is put; else the prompt."""
+    for form in (OPT_FORM, T5_FORM):
+        before, after = form.question.split("{}")
+        if prompt.startswith(before) and prompt.endswith(after):
+            return prompt.removeprefix(before).removesuffix(after).strip()
+    return prompt

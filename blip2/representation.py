@@ -23,13 +23,22 @@ from blip2.objectives import (
     similarity,
 )
 from blip2.qformer import ImageStates, QFormer
+from blip2.vision import ImageEncoder
 
 
 class ImageReader(nn.Module):
-    """From frozen features to what the Q-Former reads: LayerNorm and, for a map, positions."""
+    """From frozen features to what the Q-Former reads: LayerNorm and, for a map, positions.
+
+    Attributes
+    ----------
+    encoder : ImageEncoder or None
+        In training without cached features, the image encoder: pixels then may take the place of
+        features wherever a model of either stage is called.
+    """
 
     def __init__(self, config: Blip2Config) -> None:
         super().__init__()
+        self.encoder: ImageEncoder | None = None
         width = config.qformer.encoder_width
         self.norm = nn.LayerNorm(width, eps=config.image_norm_eps)
         self.positions = None
@@ -43,7 +52,7 @@ class ImageReader(nn.Module):
         Parameters
         ----------
         features : Tensor
-            ``[B, N, C]`` frozen image features.
+            ``[B, N, C]`` image features; with an ``encoder`` pixels ``[B, 3, S, S]``, too.
         kept : Tensor, optional
             ``[B, K]``, which of the ``N`` to read; default all.
 
@@ -52,6 +61,8 @@ class ImageReader(nn.Module):
         Tensor
             ``[B, N, C]`` or ``[B, K, C]``.
         """
+        if self.encoder is not None and features.ndim == 4:
+            features = self.encoder(features)
         if kept is not None:
             features = features.gather(1, kept[..., None].expand(-1, -1, features.shape[-1]))
         with torch.autocast(features.device.type, enabled=False):

@@ -6,15 +6,17 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from blip2.checkpoints import (
+    FINE_TUNED,
     CheckpointError,
+    fill,
     find_checkpoint,
     fingerprint,
     is_huggingface,
-    load_checkpoint,
     read_stage,
+    read_tensors,
     save_checkpoint,
 )
 from blip2.config import Blip2Config
@@ -22,7 +24,7 @@ from blip2.huggingface import Published, save_huggingface
 from blip2.language import FrozenLanguageModel
 from blip2.language_models import Placement, build_language_model
 from blip2.lavis import LavisFile
-from blip2.vision import ImageEncoder, build_image_encoder
+from blip2.vision import ImageEncoder, build_architecture, build_image_encoder
 from blip2.vision_transformers import at_size
 
 Trained = TypeVar("Trained", bound=nn.Module)
@@ -31,8 +33,8 @@ Trained = TypeVar("Trained", bound=nn.Module)
 class OwnCheckpoint:
     """A folder that :func:`blip2.checkpoints.save_checkpoint` wrote.
 
-    It holds what was trained; the frozen parts are named in its configuration and come from
-    their own homes.
+    It holds what was trained, after fine-tuning the image encoder, too; the frozen parts are
+    named in its configuration and come from their own homes.
 
     Parameters
     ----------
@@ -54,18 +56,24 @@ class OwnCheckpoint:
     def build(self, kind: type[Trained], device: torch.device) -> Trained:
         """One of our modules with the checkpoint's weights, in fp32 and eval mode."""
         module = kind(self.config)
-        load_checkpoint(module, self.words)
+        fill(module, self._tensors(of_encoder=False), str(self.words))
         return module.to(device).eval()
 
     def image_encoder(self, dtype: torch.dtype, image_size: int | None = None) -> ImageEncoder:
-        """Its frozen image encoder, in the precision of its home.
+        """Its image encoder, frozen: fine-tuned, or in the precision of its home.
 
         Raises
         ------
         UserError
-            Another image size is asked for than the encoder has.
+            Another image size is asked for than the encoder can have.
         """
-        return at_size(build_image_encoder(self.config.image_encoder), image_size)
+        if self.config.holds_image_encoder:
+            encoder = build_architecture(self.config.image_encoder, self.config.image_size)
+            fill(encoder, self._tensors(of_encoder=True), str(self.words))
+            encoder = encoder.to(dtype)
+        else:
+            encoder = build_image_encoder(self.config.image_encoder)
+        return at_size(encoder, image_size)
 
     def language_model(self, dtype: torch.dtype, placement: Placement) -> FrozenLanguageModel:
         """Its frozen language model."""
@@ -74,6 +82,13 @@ class OwnCheckpoint:
     def fingerprint(self) -> str:
         """Digest of the checkpoint."""
         return fingerprint(self.words)
+
+    def _tensors(self, of_encoder: bool) -> dict[str, Tensor]:
+        """The image encoder's tensors, or all others."""
+        found = read_tensors(self.words).items()
+        if not of_encoder:
+            return {n: v for n, v in found if not n.startswith(FINE_TUNED)}
+        return {n.removeprefix(FINE_TUNED): v for n, v in found if n.startswith(FINE_TUNED)}
 
 
 def open_source(name: str, stage: int) -> OwnCheckpoint | Published | LavisFile:
@@ -110,10 +125,15 @@ def save_model(
     Raises
     ------
     CheckpointError
-        There is no such layout, or it has no place for this image encoder.
+        There is no such layout, or it has no place for this model.
     """
     if layout == "own":
-        save_checkpoint(trained, config, folder)
+        save_checkpoint(trained, config, folder, encoder if config.holds_image_encoder else None)
+    elif layout == "huggingface" and config.reads_question:
+        raise CheckpointError(
+            "Hugging Face's layout has no place for a Q-Former that reads questions; save it in "
+            "the project's own form."
+        )
     elif layout == "huggingface":
         save_huggingface(folder, config, trained, encoder, language)
     else:

@@ -1,4 +1,7 @@
-"""Frozen image encoders behind one small interface: pixels in, features ``[B, N, C]`` out."""
+"""Image encoders behind one small interface: pixels in, features ``[B, N, C]`` out.
+
+They are frozen in both stages of pre-training; only fine-tuning trains them, too.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,11 @@ from blip2.errors import UserError
 from blip2.processing import PhotoTransform, TrainTransform
 
 IMAGE_ENCODERS: dict[str, Callable[[], ImageEncoder]] = {}
+ARCHITECTURES: dict[str, Callable[[], ImageEncoder]] = {}
 
 
 class ImageEncoder(nn.Module):
-    """A frozen image encoder (section 3.1): no gradients, eval mode even after ``.train()``.
+    """An image encoder (section 3.1): frozen, and in eval mode even after ``.train()``.
 
     Parameters
     ----------
@@ -26,7 +30,20 @@ class ImageEncoder(nn.Module):
         Side of the square that it reads, in pixels.
     mean, std : tuple of float
         Normalisation of each channel, in units of 0..255.
+
+    Attributes
+    ----------
+    num_layers : int
+        Layers that :meth:`layer_of` tells apart.
+    trained : bool
+        Whether gradients flow, see :meth:`unfreeze`.
+    num_held : int
+        Entries of trainable tensors that stay as they are all the same.
     """
+
+    num_layers = 1
+    trained = False
+    num_held = 0
 
     def __init__(
         self,
@@ -45,27 +62,55 @@ class ImageEncoder(nn.Module):
         """Compute the features; a subclass says how."""
         raise NotImplementedError
 
-    @torch.no_grad()
+    def layer_of(self, name: str) -> int:
+        """Layer of a parameter: 0 for what embeds pixels, then 1 to ``num_layers``."""
+        return self.num_layers
+
     def forward(self, pixels: Tensor) -> Tensor:  # [B, 3, S, S] -> [B, N, C]
-        """Features of normalised pixels, without gradients."""
+        """Features of normalised pixels; without gradients, unless it is trained."""
         parameter = next(self.parameters())
-        return self.features(pixels.to(parameter.device, parameter.dtype))
+        with torch.set_grad_enabled(self.trained and torch.is_grad_enabled()):
+            return self.features(pixels.to(parameter.device, parameter.dtype))
 
     def freeze(self) -> ImageEncoder:
         """Switch gradients off for good and return self."""
+        self.trained = False
         self.requires_grad_(False)
         return self.eval()
 
+    def unfreeze(self, checkpointing: bool = False) -> ImageEncoder:
+        """Make it trainable, in fp32, as fine-tuning does (section 4), and return self.
+
+        Parameters
+        ----------
+        checkpointing : bool
+            Compute activations again in the backward pass, where the encoder can: less memory
+            for a third more time.
+        """
+        self.trained = True
+        return self.float().requires_grad_(True).eval()
+
     def train(self, mode: bool = True) -> ImageEncoder:
-        """Stay in eval mode whatever is asked: statistics of a frozen part never move."""
+        """Stay in eval mode whatever is asked: statistics of norms never move."""
         return super().train(False)
 
 
-def register_image_encoder(name: str) -> Callable:
-    """Make the decorated builder available as ``image_encoder: name`` in a configuration."""
+def register_image_encoder(
+    name: str, architecture: Callable[[], ImageEncoder] | None = None
+) -> Callable:
+    """Make the decorated builder available as ``image_encoder: name`` in a configuration.
+
+    Parameters
+    ----------
+    name : str
+        In configurations.
+    architecture : callable, optional
+        Builds the encoder without weights, for checkpoints that bring their own.
+    """
 
     def register(builder: Callable[[], ImageEncoder]) -> Callable[[], ImageEncoder]:
         IMAGE_ENCODERS[name] = builder
+        ARCHITECTURES[name] = architecture or builder
         return builder
 
     return register
@@ -79,6 +124,30 @@ def build_image_encoder(name: str) -> ImageEncoder:
     UserError
         No encoder is registered under this name.
     """
+    return _registered(name, IMAGE_ENCODERS)().freeze()
+
+
+def build_architecture(name: str, image_size: int = 0) -> ImageEncoder:
+    """Build a registered encoder for weights of one's own, frozen.
+
+    Parameters
+    ----------
+    name : str
+        As registered.
+    image_size : int
+        Side in pixels for which its positions are made, 0 for its own.
+
+    Raises
+    ------
+    UserError
+        No encoder is registered under this name, or it can't have this size.
+    """
+    from blip2.vision_transformers import resized
+
+    return resized(_registered(name, ARCHITECTURES)(), image_size).freeze()
+
+
+def _registered(name: str, registry: dict[str, Callable]) -> Callable[[], ImageEncoder]:
     import blip2.vision_transformers  # noqa: F401  (registers its encoders)
 
     if name not in IMAGE_ENCODERS:
@@ -86,7 +155,7 @@ def build_image_encoder(name: str) -> ImageEncoder:
             f"There is no image encoder {name!r}; choose one of {', '.join(sorted(IMAGE_ENCODERS))}"
             " or register it with blip2.vision.register_image_encoder."
         )
-    return IMAGE_ENCODERS[name]().freeze()
+    return registry.get(name, IMAGE_ENCODERS[name])
 
 
 class EfficientNetLite(ImageEncoder):
@@ -98,6 +167,14 @@ class EfficientNetLite(ImageEncoder):
 
         self.net = EfficientNet.from_name("efficientnet-lite2")
         del self.net._fc, self.net._dropout, self.net._avg_pooling
+        self.num_layers = len(self.net._blocks) + 1  # with the head convolution
+
+    def layer_of(self, name: str) -> int:
+        """0 for the stem, then the blocks, then the head."""
+        parts = name.split(".")
+        if "_blocks" in parts:
+            return int(parts[parts.index("_blocks") + 1]) + 1
+        return 0 if {"_conv_stem", "_bn0"} & set(parts) else self.num_layers
 
     def features(self, pixels: Tensor) -> Tensor:  # [B, 3, 260, 260] -> [B, 81, 1280]
         """Cells of the last map, row by row."""
@@ -105,7 +182,7 @@ class EfficientNetLite(ImageEncoder):
         return maps.flatten(2).transpose(1, 2)
 
 
-@register_image_encoder("efficientnet-lite2")
+@register_image_encoder("efficientnet-lite2", EfficientNetLite)
 def efficientnet_lite2() -> ImageEncoder:
     """EfficientNet-Lite2 from its package's weights, converted once to safetensors."""
     from safetensors.torch import load_file

@@ -1,4 +1,4 @@
-"""Frozen vision transformers: EVA ViT-g, which the published checkpoints use, and CLIP ViT-L."""
+"""Vision transformers: EVA ViT-g, which the published checkpoints use, and CLIP ViT-L."""
 
 from __future__ import annotations
 
@@ -43,6 +43,25 @@ class VisionTransformer(ImageEncoder):
         tokens = (size // config.patch_size) ** 2 + 1
         super().__init__(config.hidden_size, tokens, size, MEAN, STD)
         self.model = model
+        self.num_layers = len(model.encoder.layers)
+
+    def layer_of(self, name: str) -> int:
+        """0 for patches, class token and positions, then the layers."""
+        parts = name.split(".")
+        return int(parts[parts.index("layers") + 1]) + 1 if "layers" in parts else 0
+
+    def unfreeze(self, checkpointing: bool = False) -> VisionTransformer:
+        """See :meth:`blip2.vision.ImageEncoder.unfreeze`."""
+        if checkpointing:
+            self.model.gradient_checkpointing_enable({"use_reentrant": False})
+        return super().unfreeze()
+
+    def train(self, mode: bool = True) -> VisionTransformer:
+        """Stay in eval mode; a layer that is computed again must take itself to be in training."""
+        super().train(False)
+        for layer in self.model.encoder.layers:
+            layer.training = mode and getattr(layer, "gradient_checkpointing", False)
+        return self
 
 
 class EvaViT(VisionTransformer):
@@ -62,6 +81,25 @@ class EvaViT(VisionTransformer):
     def __init__(self, model: Any, image_size: int | None = None) -> None:
         super().__init__(model, image_size)
         self.model.post_layernorm = torch.nn.Identity()
+
+    def unfreeze(self, checkpointing: bool = False) -> EvaViT:
+        """See :meth:`blip2.vision.ImageEncoder.unfreeze`; keys stay without bias.
+
+        Transformers holds one of zeros, which attention can't feel: it adds the same to all of a
+        query's scores. Adam would move it by the noise of its gradient.
+        """
+        super().unfreeze(checkpointing)
+        keys = slice(self.width, 2 * self.width)
+
+        def hold(gradient: Tensor) -> Tensor:
+            held = gradient.clone()
+            held[keys] = 0
+            return held
+
+        for layer in self.model.encoder.layers:
+            layer.self_attn.qkv.bias.register_hook(hold)
+        self.num_held = self.num_layers * self.width
+        return self
 
     def features(self, pixels: Tensor) -> Tensor:  # [B, 3, S, S] -> [B, N, C]
         """Tokens of the last layer, the class token first."""
@@ -109,7 +147,63 @@ def at_size(encoder: ImageEncoder, image_size: int | None) -> ImageEncoder:
     return type(encoder)(encoder.model, image_size).freeze()
 
 
-@register_image_encoder("eva-vit-g")
+def resized(encoder: ImageEncoder, image_size: int) -> ImageEncoder:
+    """The same encoder with positions of its own for another image size, as fine-tuning has it.
+
+    Parameters
+    ----------
+    encoder : ImageEncoder
+        Is taken apart.
+    image_size : int
+        Side in pixels, 0 for the encoder's own.
+
+    Raises
+    ------
+    UserError
+        As :func:`at_size`.
+    """
+    if image_size in (0, encoder.image_size):
+        return encoder
+    larger = at_size(encoder, image_size)
+    embeddings = larger.model.embeddings
+    table = embeddings.position_embedding
+    weights = table.weight if isinstance(table, torch.nn.Embedding) else table
+    photo = weights.new_empty(1, larger.num_tokens, larger.width)  # only its shape is read
+    with torch.no_grad():
+        positions = embeddings.interpolate_pos_encoding(photo, image_size, image_size)
+    if isinstance(table, torch.nn.Embedding):
+        embeddings.position_embedding = torch.nn.Embedding.from_pretrained(positions[0])
+        ids = torch.arange(larger.num_tokens, device=positions.device)
+        embeddings.position_ids = ids.expand(1, -1)
+    else:
+        embeddings.position_embedding = torch.nn.Parameter(positions)
+    embeddings.image_size = larger.model.config.image_size = image_size
+    embeddings.num_patches, embeddings.num_positions = larger.num_tokens - 1, larger.num_tokens
+    return larger
+
+
+def eva_architecture() -> EvaViT:
+    """EVA ViT-g with random weights."""
+    from transformers import Blip2VisionConfig, Blip2VisionModel
+
+    return EvaViT(Blip2VisionModel(Blip2VisionConfig()))
+
+
+def clip_architecture() -> ClipViT:
+    """CLIP ViT-L/14 with random weights."""
+    from transformers import CLIPVisionConfig, CLIPVisionModel
+
+    config = CLIPVisionConfig(
+        hidden_size=1024,
+        intermediate_size=4096,
+        num_hidden_layers=24,
+        num_attention_heads=16,
+        patch_size=14,
+    )
+    return ClipViT(CLIPVisionModel(config))
+
+
+@register_image_encoder("eva-vit-g", eva_architecture)
 def eva_vit_g() -> ImageEncoder:
     """EVA ViT-g at 224 pixels, from the published stage-1 checkpoint on the Hugging Face Hub."""
     from blip2.huggingface import Published  # late: it imports this file
@@ -118,7 +212,7 @@ def eva_vit_g() -> ImageEncoder:
     return Published(folder, stage=1).image_encoder(torch.float16)
 
 
-@register_image_encoder("clip-vit-l")
+@register_image_encoder("clip-vit-l", clip_architecture)
 def clip_vit_l() -> ImageEncoder:
     """CLIP ViT-L/14 at 224 pixels, from the Hugging Face Hub."""
     from transformers import CLIPVisionModel

@@ -1,4 +1,4 @@
-"""The command line of a stage: a recipe, ``key=value`` overrides, one line on an error."""
+"""The command line of what trains: a recipe, ``key=value`` overrides, one line on an error."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ from train.config import Recipe, read_recipe
 
 
 def run_recipe(
-    argv: Sequence[str] | None, stage: str, description: str, run: Callable[[Recipe], None]
+    argv: Sequence[str] | None,
+    command: str,
+    description: str,
+    run: Callable[[Recipe], None],
+    example: str,
 ) -> int:
     """Read a recipe from the command line and run it.
 
@@ -19,12 +23,14 @@ def run_recipe(
     ----------
     argv : sequence of str or None
         Arguments; None takes the process's.
-    stage : str
-        ``"stage1"`` or ``"stage2"``.
+    command : str
+        ``"stage1"``, ``"stage2"`` or ``"finetune"``.
     description : str
         For ``--help``.
     run : callable
         Trains the recipe.
+    example : str
+        A recipe, for ``--help``.
 
     Returns
     -------
@@ -32,10 +38,10 @@ def run_recipe(
         0 on success, 2 with one line on stderr on an error that the user can mend, 130 on Ctrl+C.
     """
     parser = argparse.ArgumentParser(
-        prog=f"python -m train.{stage}",
+        prog=f"python -m train.{command}",
         description=description,
-        epilog=f"example: python -m train.{stage} train/configs/mini_{stage}.yaml "
-        f"data='shards/train-*.tar' output=runs/{stage}",
+        epilog=f"example: python -m train.{command} train/configs/{example} "
+        f"data='shards/train-*.tar' output=runs/{command}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("config", help="a YAML recipe")
@@ -50,7 +56,7 @@ def run_recipe(
         if args.dry_run:
             from train.estimate import describe
 
-            print(describe(recipe, int(stage[-1]), args.processes))
+            print(describe(recipe, command, args.processes))
         else:
             run(recipe)
     except UserError as error:

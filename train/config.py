@@ -34,6 +34,28 @@ class Recipe:
         Stage 1: folder of a BERT, ``"minilm"`` for the packaged one, or a stage-1 checkpoint to
         train on. Stage 2: a stage-1 checkpoint, or ``"minilm"`` to go without stage 1. ``""``
         starts from random weights.
+    texts : str
+        ``"captions"``, ``"qa"`` (a row for each question) or ``"both"``; stage 1 reads captions.
+    pool : int
+        Stream the shards, by URL, too: so many are at hand at once, see :mod:`train.stream`; 0
+        reads the list of all photos before the first step.
+    resample : bool
+        Draw shards anew for each pool, in proportion to their sources' weights.
+    task : str
+        Fine-tuning: ``"caption"``, ``"vqa"`` or ``"retrieval"``.
+    train_encoder : bool
+        Fine-tuning: train the image encoder, too.
+    image_size : int
+        Fine-tuning: side in pixels of the photos, 0 for the image encoder's own.
+    layer_decay : float
+        Fine-tuning: the learning rate of an image encoder's layer is this many times that of the
+        layer after it.
+    text_start : str
+        Fine-tuning for VQA: a stage-1 model, whose text branch lets the Q-Former read questions;
+        ``""`` goes without.
+    question_prompt : str
+        Stage 2: how a question is put to the language model, with ``{}`` for its words; ``""`` as
+        that model wants it.
     views : int
         Cached views of each photo, see :mod:`train.features`; 1 is the whole photo alone.
     epochs, steps : int
@@ -44,7 +66,8 @@ class Recipe:
         Parts in which each process computes its share of a batch, one after the other: less
         memory for the same update.
     checkpointing : bool
-        Compute the Q-Former's activations again in the backward pass: less memory, more time.
+        Compute the activations of the Q-Former and of a trained vision transformer again in the
+        backward pass: less memory, more time.
     learning_rate, final_learning_rate : float
         Peak and end of the cosine.
     fresh_learning_rate : float
@@ -86,6 +109,15 @@ class Recipe:
     output: str = "runs/run"
     cache: str = "cache"
     start: str = ""
+    texts: str = "captions"
+    pool: int = 0
+    resample: bool = False
+    task: str = ""
+    train_encoder: bool = False
+    image_size: int = 0
+    layer_decay: float = 1.0
+    text_start: str = ""
+    question_prompt: str = ""
     views: int = 1
     epochs: int = 1
     steps: int = 0
@@ -119,8 +151,14 @@ LEAST = {
     "accumulate": 1, "final_learning_rate": 0, "fresh_learning_rate": 0, "weight_decay": 0,
     "clip_norm": 0, "hardness_epochs": 0, "save_every": 1, "validate_every": 1, "log_every": 1,
     "keep": 1, "seed": 0, "token_keep": 0.01, "diversity": 0,
+    "image_size": 0, "layer_decay": 0.01, "pool": 0,
 }  # fmt: skip
-MOST = {"token_keep": 1}
+MOST = {"token_keep": 1, "layer_decay": 1}
+CHOICES = {
+    "precision": PRECISIONS,
+    "texts": ("captions", "qa", "both"),
+    "task": ("", "caption", "vqa", "retrieval"),
+}
 
 
 def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -209,8 +247,12 @@ def _checked(values: dict[str, Any], source: str) -> Recipe:
     converted = {
         name: _converted(name, kinds[name], value, source) for name, value in values.items()
     }
-    if converted.get("precision", "no") not in PRECISIONS:
-        raise UserError(f"{source}: precision must be one of {', '.join(PRECISIONS)}.")
+    for name, allowed in CHOICES.items():
+        if converted.get(name, allowed[0]) not in allowed:
+            named = ", ".join(filter(None, allowed))
+            raise UserError(f"{source}: {name} must be one of {named}.")
+    if converted.get("question_prompt") and "{}" not in converted["question_prompt"]:
+        raise UserError(f"{source}: question_prompt has no {{}} for the question; add it.")
     return replace(Recipe(preset="", data=""), **converted)
 
 

@@ -10,6 +10,8 @@ import hashlib
 import json
 import random
 import zlib
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,24 +19,28 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from blip2.errors import UserError
-from train.features import FeatureCache, LiveFeatures
+from blip2.vision import ImageEncoder
+from train.features import FeatureCache, Pixels
 from train.parts import Part
-from train.shards import ShardReport
+from train.shards import Place, Sample, ShardReport
 from train.sources import find_sources
 
 
 @dataclass
 class Batch:
-    """Photos with one caption each.
+    """Photos with one text each.
 
     Attributes
     ----------
     features : Tensor
-        ``[B, N, C]``, half precision.
+        ``[B, N, C]``, half precision; pixels ``[B, 3, S, S]`` where the encoder is trained.
     captions : list of str
-        One a photo.
+        One a photo; an answer where something is asked.
+    questions : list of str
+        What is asked of each photo; "" where it is to be described.
     image_ids : Tensor
         ``[B]`` integers, equal for equal ``image_id`` strings.
     keys : list of random.Random
@@ -43,65 +49,95 @@ class Batch:
 
     features: Tensor
     captions: list[str]
+    questions: list[str]
     image_ids: Tensor
     keys: list[random.Random]
 
 
+@dataclass(frozen=True)
+class Row:
+    """What can be drawn: a photo with its captions, or with one question and its answers."""
+
+    photo: int
+    name: str
+    texts: list[str]
+    question: str = ""
+
+
 class CaptionedPhotos:
-    """Captioned photos of shards with their cached features.
+    """Photos of shards with their captions, or with questions and answers.
 
     Parameters
     ----------
     source : str
         Shards, folders and annotations, see :mod:`train.sources`; a weight says how often a pass
-        sees each photo of a source.
-    encoder : str
-        A registered image encoder.
+        sees each row of a source.
+    encoder : str or ImageEncoder
+        A registered image encoder, whose features are read from the cache; or an encoder in the
+        model, for which pixels are read.
     cache : str or Path
-        Folder of cached features; "" computes them when they are needed.
+        Folder of cached features.
     views : int
         Cached views of each photo; 1 is the whole photo alone, also without a cache.
     seed : int
         Decides order, captions and views.
+    texts : str
+        ``"captions"``: a row for each photo with captions; ``"qa"``: a row for each question with
+        answers; ``"both"``.
 
     Attributes
     ----------
     digest : str
-        Of photos and captions: the same wherever the shards lie.
+        Of photos and texts: the same wherever the shards lie.
 
     Raises
     ------
     UserError
-        No photo has a caption.
+        No photo has such a text.
     """
 
     def __init__(
-        self, source: str, encoder: str, cache: str | Path, views: int = 1, seed: int = 0
+        self,
+        source: str,
+        encoder: str | ImageEncoder,
+        cache: str | Path,
+        views: int = 1,
+        seed: int = 0,
+        texts: str = "captions",
     ) -> None:
         self.report = ShardReport()
-        samples, weights = [], []
+        self.rows: list[Row] = []
+        self.image_ids: list[str] = []
+        self.places: list[Place] = []
+        self.weights: list[tuple[int, float]] = []
         for part in find_sources(source):
-            found = part.samples(self.report, with_image=False)
-            captioned = [sample for sample in found if sample.captions]
-            samples += captioned
-            weights.append((len(captioned), part.weight))
-        if not samples:
-            raise UserError(f"No photo in {source} has captions; stages 1 and 2 need them.")
-        self.image_ids = [sample.image_id for sample in samples]
-        self.captions = [[clean_caption(c) for c in sample.captions] for sample in samples]
-        self.views, self.seed, self.weights = views, seed, weights
-        places = [sample.place for sample in samples]
-        if cache:
-            self.features = FeatureCache(Path(cache), encoder, self.image_ids, places, views)
+            before = len(self.rows)
+            for sample in part.samples(self.report, with_image=False):
+                found = rows_of(sample, texts, len(self.image_ids))
+                if found:
+                    self.rows += found
+                    self.image_ids.append(sample.image_id)
+                    self.places.append(sample.place)
+            self.weights.append((len(self.rows) - before, part.weight))
+        if not self.rows:
+            what = {"captions": "captions", "qa": "answered questions"}.get(texts, "texts")
+            raise UserError(f"No photo in {source} has {what}; training needs them.")
+        self.seed = seed
+        if not isinstance(encoder, str):
+            self.features = Pixels(encoder, self.image_ids, self.places, whole=views == 1)
         else:
-            self.features = LiveFeatures(encoder, self.image_ids, places, whole=views == 1)
-        texts = json.dumps([self.image_ids, self.captions, weights]).encode()
-        self.digest = hashlib.sha256(self.features.digest.encode() + texts).hexdigest()
+            assert cache, "features need a cache; give an encoder to read pixels"
+            self.features = FeatureCache(Path(cache), encoder, self.image_ids, self.places, views)
+            for number, why in self.features.broken.items():
+                self.report.leave_out(self.image_ids[number], why)
+        said = json.dumps([[(row.name, row.texts) for row in self.rows], self.weights]).encode()
+        self.digest = hashlib.sha256(self.features.digest.encode() + said).hexdigest()
         self._epoch: tuple[int, tuple[np.ndarray, np.ndarray]] | None = None
+        self._ahead = Ahead()
 
     def __len__(self) -> int:
-        """Count the photos."""
-        return len(self.image_ids)
+        """Count the rows: photos with captions, and questions."""
+        return len(self.rows)
 
     def steps_per_epoch(self, batch_size: int) -> int:
         """Whole batches of one pass.
@@ -114,7 +150,7 @@ class CaptionedPhotos:
         length = sum(round(count * weight) for count, weight in self.weights)
         if length < batch_size:
             raise UserError(
-                f"There are {length} photos, fewer than one batch of {batch_size}; "
+                f"There are {length} photos or questions, fewer than one batch of {batch_size}; "
                 "choose a smaller batch_size."
             )
         return length // batch_size
@@ -125,16 +161,31 @@ class CaptionedPhotos:
         chosen = (part or Part()).rows(batch_size)
         return self.batch(rows[chosen], turns[chosen])
 
-    def texts_at(self, step: int, batch_size: int) -> Batch:
-        """A step's whole batch without its photos: ``features`` is empty."""
-        return self.batch(*self._drawn(step, batch_size), with_features=False)
+    def batches_at(self, step: int, batch_size: int, part: Part) -> list[Batch]:
+        """All parts of a step that this process computes, in the order of their turns.
 
-    def describe(self, step: int, batch_size: int) -> dict[str, Any]:
-        """A step's batch for a reader: its photos' names with the captions drawn."""
-        rows, turns = self._drawn(step, batch_size)
-        names, captions = [self.image_ids[row] for row in rows], self._captions(rows, turns)
-        pairs = [{"image_id": n, "caption": c} for n, c in zip(names, captions, strict=True)]
-        return {"step": step, "pairs": pairs}
+        Where photos have to be opened for it, those of the next step are opened meanwhile.
+        """
+
+        def load(step: int) -> list[Batch]:
+            turns = [part.of_turn(turn) for turn in range(part.turns)]
+            return [self.batch_at(step, batch_size, turn) for turn in turns]
+
+        if isinstance(self.features, FeatureCache):
+            return load(step)
+        return self._ahead.take(step, (batch_size, part), load)
+
+    def describe(self, step: int, batch_size: int, part: Part | None = None) -> dict[str, Any]:
+        """A step's batch for a reader: all of it, for a part's ITC reads the others, too."""
+        return {"step": step, "pairs": self.named(*self._drawn(step, batch_size))}
+
+    def named(self, rows: np.ndarray, turns: np.ndarray) -> list[dict[str, str]]:
+        """Rows for a reader: their photos' names with the texts drawn; parameters as below."""
+        return [
+            {"image_id": self.image_ids[row.photo], "caption": text}
+            | ({"question": row.question} if row.question else {})
+            for row, text in zip(self._rows(rows), self._captions(rows, turns), strict=True)
+        ]
 
     def _drawn(self, step: int, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
         epoch, position = divmod(step, self.steps_per_epoch(batch_size))
@@ -142,10 +193,8 @@ class CaptionedPhotos:
         chosen = slice(position * batch_size, (position + 1) * batch_size)
         return rows[chosen], turns[chosen]
 
-    def batch(
-        self, rows: np.ndarray, turns: np.ndarray | int = 0, with_features: bool = True
-    ) -> Batch:
-        """Photos by row.
+    def batch(self, rows: np.ndarray, turns: np.ndarray | int = 0) -> Batch:
+        """Photos by row; in place of one that can't be opened the next one that can.
 
         Parameters
         ----------
@@ -153,30 +202,56 @@ class CaptionedPhotos:
             ``[B]``.
         turns : ndarray or int
             ``[B]``, how often each photo was drawn before; its captions take turns.
-        with_features : bool
-            False leaves them unread.
+
+        Raises
+        ------
+        UserError
+            No photo can be opened.
         """
         turns = np.broadcast_to(turns, rows.shape)
-        keys = [
-            random.Random(f"{self.seed}/{turn}/{self.image_ids[row]}")
-            for row, turn in zip(rows, turns, strict=True)
-        ]
-        features = self.features.read(rows, keys) if with_features else torch.empty(0)
-        keys = [random.Random(f"{self.seed}/{turn}/{self.image_ids[row]}/words")
-                for row, turn in zip(rows, turns, strict=True)]  # fmt: skip
-        return Batch(features, self._captions(rows, turns), self._ids(rows), keys)
+        rows = self._usable(rows)
+        while True:
+            chosen = self._rows(rows)
+            names = [f"{self.seed}/{t}/{row.name}" for row, t in zip(chosen, turns, strict=True)]
+            known = len(self.features.broken)
+            photos = [row.photo for row in chosen]
+            features = self.features.read(photos, [random.Random(name) for name in names])
+            if len(self.features.broken) == known:
+                break
+            for number in list(self.features.broken)[known:]:
+                name, why = self.image_ids[number], self.features.broken[number]
+                self.report.leave_out(name, why)
+                tqdm.write(f"left out {name}: {why}")
+            rows = self._usable(rows)
+        return Batch(
+            features,
+            self._captions(rows, turns),
+            [row.question for row in chosen],
+            torch.tensor([zlib.crc32(self.image_ids[row.photo].encode()) for row in chosen]),
+            [random.Random(f"{name}/words") for name in names],
+        )
+
+    def _usable(self, rows: np.ndarray) -> np.ndarray:
+        """The rows, those of broken photos moved on to the next."""
+        broken = self.features.broken
+        if len(broken) == len(self.image_ids):
+            raise UserError("No photo of the data can be opened; look at the files.")
+        moved = rows.copy()
+        for number in range(len(moved)):
+            while self.rows[moved[number]].photo in broken:
+                moved[number] = (moved[number] + 1) % len(self.rows)
+        return moved
+
+    def _rows(self, numbers: np.ndarray) -> list[Row]:
+        return [self.rows[number] for number in numbers]
 
     def _captions(self, rows: np.ndarray, turns: np.ndarray) -> list[str]:
         found = []
-        for row, turn in zip(rows, turns, strict=True):
-            texts = self.captions[row]
-            choice = list(range(len(texts)))
-            random.Random(f"{self.seed}/{self.image_ids[row]}").shuffle(choice)
-            found.append(texts[choice[turn % len(choice)]])
+        for row, turn in zip(self._rows(rows), turns, strict=True):
+            choice = list(range(len(row.texts)))
+            random.Random(f"{self.seed}/{row.name}").shuffle(choice)
+            found.append(row.texts[choice[turn % len(choice)]])
         return found
-
-    def _ids(self, rows: np.ndarray) -> Tensor:
-        return torch.tensor([zlib.crc32(self.image_ids[row].encode()) for row in rows])
 
     def _order(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows of a pass, each with how often it was drawn before."""
@@ -197,6 +272,48 @@ class CaptionedPhotos:
             mixed = draw.permutation(sum(map(len, rows)))
             self._epoch = (epoch, (np.concatenate(rows)[mixed], np.concatenate(turns)[mixed]))
         return self._epoch[1]
+
+
+class Ahead:
+    """Loads what the next step needs while this one is computed."""
+
+    def __init__(self) -> None:
+        self._worker = ThreadPoolExecutor(1)
+        self._expected: tuple | None = None
+        self._future: Future | None = None
+
+    def take(self, step: int, how: tuple, load: Callable[[int], list[Batch]]) -> list[Batch]:
+        """What ``load(step)`` gives, and have the next begun.
+
+        Parameters
+        ----------
+        step : int
+            Of the run.
+        how : tuple
+            What else decides it.
+        load : callable
+            Depends on nothing but its argument and ``how``.
+        """
+        found = self._future.result() if self._expected == (step, how) else load(step)
+        self._expected, self._future = (step + 1, how), self._worker.submit(load, step + 1)
+        return found
+
+
+def rows_of(sample: Sample, texts: str, photo: int) -> list[Row]:
+    """What can be drawn of a sample; ``texts`` as for :class:`CaptionedPhotos`."""
+    found = []
+    if texts != "qa" and sample.captions:
+        captions = [clean_caption(caption) for caption in sample.captions]
+        found.append(Row(photo, sample.image_id, captions))
+    if texts != "captions":
+        found += [
+            Row(
+                photo, f"{sample.image_id}/{entry['question']}", entry["answers"], entry["question"]
+            )
+            for entry in sample.qa
+            if entry["answers"]
+        ]
+    return found
 
 
 def clean_caption(text: str) -> str:

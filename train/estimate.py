@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from blip2.config import Blip2Config, QFormerConfig
+    from blip2.vision import ImageEncoder
 
 TRAINED = 16  # bytes of a trained parameter: weight, gradient, two moments, in fp32
 FROZEN = 2  # in 16 bits
@@ -27,6 +28,8 @@ LANGUAGE_MODELS = {
     "google/flan-t5-xl": (2_849_757_184, 48, 32), "google/flan-t5-xxl": (11_135_332_352, 48, 64),
     "smollm2-135m-instruct": (134_515_008, 30, 9),
 }  # fmt: skip
+TOKENS = 257  # features of a photo at 224 pixels
+A100, SHARE = 312e12, 0.4  # operations a second in 16 bits, and how much of them is reached
 WORDS = 20  # word pieces of a caption, on average
 
 
@@ -50,28 +53,28 @@ class Memory:
         return f"memory a process, estimated: {total / 1e9:.1f} GB ({each})"
 
 
-def describe(recipe: Recipe, stage: int, processes: int = 1) -> str:
+def describe(recipe: Recipe, command: str, processes: int = 1) -> str:
     """What a recipe would do, as text.
 
     Parameters
     ----------
     recipe : Recipe
-        Of the stage.
-    stage : int
-        1 or 2.
+        Of the command.
+    command : str
+        ``"stage1"``, ``"stage2"`` or ``"finetune"``.
     processes : int
         That share a batch.
 
     Raises
     ------
     UserError
-        The recipe's preset is not of this stage.
+        The recipe is not one of this command.
     """
     from train.optim import learning_rate_factor, parameter_groups
 
-    config = model_config(recipe.preset, stage)
+    config = recipe_config(recipe, command)
     model, fresh = skeleton(config, recipe)
-    lines = [f"{recipe.preset}, stage {stage}", "parameter groups:"]
+    lines = [f"{recipe.preset}, {command} {recipe.task}".rstrip(), "parameter groups:"]
     for group in parameter_groups(model, recipe, fresh):
         size = sum(parameter.numel() for parameter in group["params"])
         lines.append(
@@ -96,10 +99,33 @@ def describe(recipe: Recipe, stage: int, processes: int = 1) -> str:
             f"{recipe.warmup_steps:,} steps, then cosine to {recipe.final_learning_rate:g}"
         )
     lines.append(memory(config, recipe, part).describe())
+    each = operations(config, recipe)
+    lines.append(f"compute, estimated: {each / 1e12:.2f} TFLOP a pair")
+    if recipe.steps:
+        whole = each * recipe.batch_size * recipe.steps
+        days = whole / (A100 * SHARE) / 86400
+        lines[-1] += (
+            f", {whole:.1e} FLOP in all, {days:.0f} days of an A100 at {SHARE:.0%} of its peak"
+        )
     sized = [*ENCODERS, *LANGUAGE_MODELS, ""]
     named = (config.image_encoder, config.language_model)
     lines += [f"not counted, its size is not known here: {n}" for n in named if n not in sized]
     return "\n".join(lines)
+
+
+def recipe_config(recipe: Recipe, command: str) -> Blip2Config:
+    """The model that a recipe of a command trains.
+
+    Raises
+    ------
+    UserError
+        The recipe is not one of this command.
+    """
+    from train.finetune import tuned_config
+
+    if command == "finetune":
+        return tuned_config(recipe)
+    return model_config(recipe.preset, int(command[-1]))
 
 
 def skeleton(config: Blip2Config, recipe: Recipe) -> tuple[nn.Module, tuple[str, ...]]:
@@ -108,12 +134,20 @@ def skeleton(config: Blip2Config, recipe: Recipe) -> tuple[nn.Module, tuple[str,
 
     from blip2.generation import VisualPrompt
     from blip2.representation import Representation
+    from blip2.vision import build_architecture
     from train.optim import EVERYTHING
     from train.stage1 import FRESH
     from train.stage2 import fresh_parts
 
     with torch.device("meta"):
         model = Representation(config) if config.stage == 1 else VisualPrompt(config)
+        if config.holds_image_encoder:
+            encoder = build_architecture(config.image_encoder, config.image_size)
+            model.image_reader.encoder = encoder
+            if recipe.train_encoder:
+                encoder.unfreeze()
+    if config.holds_image_encoder:
+        return model, ()  # everything was started by the model that is fine-tuned
     if config.stage == 2:
         return model, fresh_parts(recipe.start)
     return model, FRESH if recipe.start else EVERYTHING
@@ -121,22 +155,64 @@ def skeleton(config: Blip2Config, recipe: Recipe) -> tuple[nn.Module, tuple[str,
 
 def trained(model: nn.Module) -> int:
     """Count the trained parameters."""
-    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    found = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    encoder = model.image_reader.encoder
+    return found - (encoder.num_held if encoder is not None and encoder.trained else 0)
+
+
+def operations(config: Blip2Config, recipe: Recipe) -> float:
+    """Floating-point operations for one pair: two for each weight that a token meets.
+
+    The backward pass takes twice as many where weights are trained, and as many again where the
+    gradient only passes through. Attention between tokens is left out, a few percent.
+    """
+    model, _ = skeleton(config, recipe)
+    qformer, encoder = config.qformer, model.image_reader.encoder
+    tokens = encoder.num_tokens if encoder is not None else TOKENS
+    learns = encoder is not None and encoder.trained
+    cached = recipe.cache and encoder is None
+    seen = (
+        0 if cached else ENCODERS.get(config.image_encoder, 0) * 2 * tokens * (3 if learns else 1)
+    )
+    width = qformer.hidden_size
+    layer = 4 * width**2 + 2 * width * qformer.intermediate_size
+    crossing = -(-qformer.num_layers // qformer.cross_attention_every)
+    queries = qformer.num_queries
+    keys = 2 * crossing * tokens * qformer.encoder_width * width  # computed once for all passes
+    if config.stage == 1:
+        alone, together = queries + 2 * WORDS, 3 * (queries + WORDS)  # ITC and ITG; ITM
+        across = (queries + 3 * queries) * crossing * 2 * width**2
+        weights = (alone + together) * qformer.num_layers * layer + across + keys
+        weights += WORDS * qformer.vocab_size * width
+        return seen + 6 * weights
+    parameters, _, _ = LANGUAGE_MODELS.get(config.language_model, (0, 0, 1))
+    words = WORDS if config.reads_question else 0
+    weights = (queries + words) * qformer.num_layers * layer + keys
+    weights += queries * crossing * 2 * width**2
+    return seen + 6 * weights + 4 * parameters * (queries + WORDS)
 
 
 def memory(config: Blip2Config, recipe: Recipe, part: int) -> Memory:
     """Estimate what one process needs for ``part`` pairs at once."""
     model, _ = skeleton(config, recipe)
-    frozen = 0 if recipe.cache else ENCODERS.get(config.image_encoder, 0) * FROZEN
+    cached = recipe.cache and not config.holds_image_encoder
+    frozen = 0 if cached else ENCODERS.get(config.image_encoder, 0) * FROZEN
     qformer = config.qformer
     queries = qformer.num_queries
     again = recipe.checkpointing
+    encoder, tokens = model.image_reader.encoder, TOKENS
+    size = 0.0
+    if encoder is not None:
+        tokens = encoder.num_tokens
+        if encoder.trained:
+            frozen = 0
+            size = part * _encoder_activations(encoder, again)
     if config.stage == 1:
-        size = (
-            _activations(qformer, again, part, queries)  # ITC, photos
-            + _activations(qformer, again, part, WORDS)  # ITC, texts
-            + _activations(qformer, again, 3 * part, queries + WORDS)  # ITM
-            + _activations(qformer, again, part, WORDS, queries + WORDS)  # ITG
+        size += (
+            _activations(qformer, again, part, queries, tokens)  # ITC, photos
+            + _activations(qformer, again, part, WORDS, tokens)  # ITC, texts
+            + _activations(qformer, again, 3 * part, queries + WORDS, tokens)  # ITM
+            + _activations(qformer, again, part, WORDS, tokens, queries + WORDS)  # ITG
         )
         # Logits over the vocabulary in fp32, with their gradient.
         size += part * WORDS * qformer.vocab_size * 8
@@ -144,13 +220,25 @@ def memory(config: Blip2Config, recipe: Recipe, part: int) -> Memory:
         parameters, layers, heads = LANGUAGE_MODELS.get(config.language_model, (0, 0, 1))
         frozen += parameters * FROZEN
         length, width = queries + WORDS, config.language_width
-        size = _activations(qformer, again, part, queries)
+        size += _activations(qformer, again, part, queries, tokens)
         size += layers * part * length * (34 * width + 5 * heads * length)
     return Memory(trained(model) * TRAINED, frozen, int(size))
 
 
+def _encoder_activations(encoder: ImageEncoder, again: bool) -> float:
+    """Of one photo in a vision transformer that is trained; other encoders count as nothing."""
+    model = getattr(encoder, "model", None)
+    if model is None:
+        return 0.0
+    length, heads = encoder.num_tokens, model.config.num_attention_heads
+    layer = length * (34 * encoder.width + 5 * heads * length)
+    if again:
+        return encoder.num_layers * length * 2 * encoder.width + layer
+    return encoder.num_layers * layer
+
+
 def _activations(
-    qformer: QFormerConfig, again: bool, batch: int, length: int, seen: int = 0
+    qformer: QFormerConfig, again: bool, batch: int, length: int, tokens: int, seen: int = 0
 ) -> float:
     """Of all layers of one pass of the Q-Former, cross-attention with it.
 
@@ -158,7 +246,6 @@ def _activations(
     """
     seen = seen or length
     layer = length * (34 * qformer.hidden_size + 5 * qformer.num_heads * seen)
-    tokens = 257  # features of a photo at 224 pixels
     crossing = -(-qformer.num_layers // qformer.cross_attention_every)
     across = 5 * qformer.num_heads * length * tokens
     states = crossing * 4 * tokens * qformer.hidden_size  # shared by all passes of a photo

@@ -1,8 +1,9 @@
-"""Features of the frozen image encoder, computed once and kept on disk.
+"""What a model reads of photos: cached features of the frozen encoder, or pixels.
 
-The encoder never changes, so its features of a photo don't either. Several *views* of each photo
-are kept: view 0 is the whole photo as at inference, each further view a random resized crop with
-a random flip, drawn from the photo's name and the view's number. Training draws one view a step.
+A frozen encoder never changes, so its features of a photo don't either. Several *views* of each
+photo are kept: view 0 is the whole photo as at inference, each further view a random resized crop
+with a random flip, drawn from the photo's name and the view's number. Training draws one view a
+step.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from blip2.devices import fast_dtype
-from blip2.errors import UserError
 from blip2.processing import PhotoError, open_photo
 from blip2.vision import ImageEncoder, build_image_encoder
 from train.shards import Place
@@ -44,6 +44,11 @@ class FeatureCache:
         Views of each photo, at least 1.
     batch_size : int
         Photos that the encoder sees at once.
+
+    Attributes
+    ----------
+    broken : dict
+        Photos that can't be opened: number and reason.
     """
 
     def __init__(
@@ -64,6 +69,9 @@ class FeatureCache:
         self.batch_size = batch_size
         folder.mkdir(parents=True, exist_ok=True)
         self._views = [self._view(view) for view in range(views)]
+        self.num_tokens = self._views[0].shape[1]
+        unusable = np.isnan(self._views[0][:, 0, 0])
+        self.broken = {int(row): "it can't be opened" for row in unusable.nonzero()[0]}
 
     def read(self, rows: Sequence[int], draws: Sequence[random.Random]) -> torch.Tensor:
         """Features ``[B, N, C]`` (half precision) of photos, each in the view that it draws."""
@@ -91,9 +99,10 @@ class FeatureCache:
             draws = [
                 random.Random(f"{self.image_ids[row]}/{view}") if view else None for row in rows
             ]
-            features = encode(encoder, [self.image_ids[r] for r in rows],
-                              [self.places[r] for r in rows], draws)  # fmt: skip
-            out[rows.start : rows.stop] = features.float().cpu().numpy()
+            pixels, broken = load_pixels(encoder, [self.places[row] for row in rows], draws)
+            out[rows.start : rows.stop] = encoder(pixels).float().cpu().numpy()
+            # Features of what can't be opened are marked, and never drawn.
+            out[[rows[number] for number in broken]] = np.nan
             if (start // self.batch_size) % 20 == 19:
                 out.flush()
                 record = partial.with_suffix(".json")
@@ -106,67 +115,91 @@ class FeatureCache:
         partial.with_suffix(".json").unlink(missing_ok=True)
 
 
-class LiveFeatures:
-    """Features computed when they are needed, each time of another random view.
-
-    For data sets whose features would fill a disk.
+class Pixels:
+    """Photos themselves, each time in another random view, for an encoder in the model.
 
     Parameters
     ----------
-    encoder : str
-        A registered image encoder.
+    encoder : ImageEncoder
+        Whose transforms are used.
     image_ids : sequence of str
         The photos' names.
     places : sequence of Place
         Their files, in the same order.
     whole : bool
         Read the whole photo, as at inference, and no random view.
+
+    Attributes
+    ----------
+    broken : dict
+        Photos that turned out not to open: number and reason.
     """
 
     def __init__(
-        self, encoder: str, image_ids: Sequence[str], places: Sequence[Place], whole: bool = False
+        self,
+        encoder: ImageEncoder,
+        image_ids: Sequence[str],
+        places: Sequence[Place],
+        whole: bool = False,
     ) -> None:
-        self.image_ids, self.places, self.whole = image_ids, places, whole
-        self.name, self._encoder = encoder, None
-        digest = hashlib.sha256(encoder.encode())
-        for image_id, place in zip(image_ids, places, strict=True):
-            digest.update(f"{image_id}/{place.size}/".encode())
-        self.digest = digest.hexdigest()
+        self.encoder, self.image_ids, self.places = encoder, image_ids, places
+        self.whole, self.broken = whole, {}
+        self.num_tokens = encoder.num_tokens
+        self.digest = names_digest(f"{encoder.image_size} pixels", image_ids, places)
 
     def read(self, rows: Sequence[int], draws: Sequence[random.Random]) -> torch.Tensor:
-        """Features ``[B, N, C]`` (half precision) of photos, each in a view of its own."""
-        if self._encoder is None:
-            self._encoder = _placed(self.name)
-        names, places = [self.image_ids[r] for r in rows], [self.places[r] for r in rows]
+        """Pixels ``[B, 3, S, S]`` of photos, normalised, each in a view of its own."""
+        places = [self.places[row] for row in rows]
         views = [None] * len(draws) if self.whole else list(draws)
-        return encode(self._encoder, names, places, views).half()
+        pixels, broken = load_pixels(self.encoder, places, views)
+        self.broken |= {rows[number]: why for number, why in broken.items()}
+        return pixels
 
 
-def encode(
-    encoder: ImageEncoder,
-    names: Sequence[str],
-    places: Sequence[Place],
-    draws: Sequence[random.Random | None],
-) -> torch.Tensor:  # [B, N, C]
-    """Features of photos' files: of a random view where something is drawn, else of the whole.
+def names_digest(kind: str, image_ids: Sequence[str], places: Sequence[Place]) -> str:
+    """Hex digest of photos by name and size, for where reading them all would take hours."""
+    digest = hashlib.sha256(kind.encode())
+    for image_id, place in zip(image_ids, places, strict=True):
+        digest.update(f"{image_id}/{place.size}/".encode())
+    return digest.hexdigest()
 
-    Raises
-    ------
-    UserError
-        A photo can't be used; it is named.
+
+def load_pixels(
+    encoder: ImageEncoder, places: Sequence[Place], draws: Sequence[random.Random | None]
+) -> tuple[torch.Tensor, dict[int, str]]:
+    """Photos as an encoder reads them: a random view where something is drawn, else the whole.
+
+    Parameters
+    ----------
+    encoder : ImageEncoder
+        Whose transforms are used.
+    places : sequence of Place
+        ``B`` files.
+    draws : sequence
+        One a photo, or None.
+
+    Returns
+    -------
+    Tensor
+        ``[B, 3, S, S]``; zeros for photos that can't be opened.
+    dict
+        Which those are, and why.
     """
+    broken: dict[int, str] = {}
 
-    def pixels(name: str, place: Place, draw: random.Random | None) -> torch.Tensor:
+    def pixels(number: int) -> torch.Tensor:
         try:
-            image = open_photo(place.read())
+            image = open_photo(places[number].read())
         except PhotoError as error:
-            raise UserError(f"Photo {name} can't be used: {error}") from error
+            broken[number] = str(error)
+            return torch.zeros(3, encoder.image_size, encoder.image_size)
+        draw = draws[number]
         return encoder.transform(image) if draw is None else encoder.train_transform(image, draw)
 
     # Pillow lets other threads work while it decodes and scales.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        photos = torch.stack(list(pool.map(pixels, names, places, draws)))
-    return encoder(photos.contiguous(memory_format=torch.channels_last))
+        photos = torch.stack(list(pool.map(pixels, range(len(places)))))
+    return photos.contiguous(memory_format=torch.channels_last), broken
 
 
 def _placed(name: str) -> ImageEncoder:

@@ -141,7 +141,7 @@ def train(
             last = turn == recipe.accumulate - 1
             with nullcontext() if last else accelerator.no_sync(wrapped):
                 losses = losses_at(wrapped, step, accelerator.device, part)
-                _check(losses, step, recipe, photos)
+                _check(losses, step, recipe, photos, part)
                 # DDP takes the mean of the processes' gradients; the whole's is their sum.
                 accelerator.backward(sum(losses.values()) * ranks)
             for name, loss in losses.items():
@@ -194,15 +194,16 @@ def memory_gb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
-def _check(losses: Losses, step: int, recipe: Recipe, photos: CaptionedPhotos | None) -> None:
+def _check(
+    losses: Losses, step: int, recipe: Recipe, photos: CaptionedPhotos | None, part: Part
+) -> None:
     for name, loss in losses.items():
         if torch.isfinite(loss):
             continue
         kept = ""
         if photos is not None:
-            # The whole batch: a part's ITC reads the embeddings of the others, too.
-            path = Path(recipe.output) / f"not-a-number-step-{step}.json"
-            path.write_text(json.dumps(photos.describe(step, recipe.batch_size), indent=1))
+            path = Path(recipe.output) / f"not-a-number-step-{step}-part-{part.number}.json"
+            path.write_text(json.dumps(photos.describe(step, recipe.batch_size, part), indent=1))
             kept = f" (its photos and captions are in {path})"
         raise NotANumber(
             f"The {name} loss is {loss.item()} at step {step}{kept}; start again into another "

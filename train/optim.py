@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from blip2.vision import ImageEncoder
 from train.config import Recipe
 
 EVERYTHING = ("",)  # no parameter was started by a checkpoint
@@ -25,6 +26,9 @@ def parameter_groups(
     model: nn.Module, recipe: Recipe, fresh: Iterable[str] = ()
 ) -> list[dict[str, Any]]:
     """The trainable parameters by learning rate and weight decay.
+
+    An image encoder that is trained has ``layer_decay`` to the power of ``L + 1 - l`` of the
+    learning rate in layer ``l`` of ``L``, as the official code computes (and does not use).
 
     Parameters
     ----------
@@ -43,20 +47,28 @@ def parameter_groups(
         weight decay.
     """
     fresh = tuple(fresh)
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    encoders = {
+        name: part for name, part in model.named_modules() if isinstance(part, ImageEncoder)
+    }
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        is_fresh = any(not key or f".{key}." in f".{name}." for key in fresh)
-        groups.setdefault((is_fresh, parameter.ndim > 1), []).append(parameter)
-    fresh_rate = recipe.fresh_learning_rate or recipe.learning_rate
+        rate = recipe.learning_rate
+        if any(not key or f".{key}." in f".{name}." for key in fresh):
+            rate = recipe.fresh_learning_rate or rate
+        for prefix, encoder in encoders.items():
+            if name.startswith(f"{prefix}."):
+                layer = encoder.layer_of(name.removeprefix(f"{prefix}."))
+                rate = recipe.learning_rate * recipe.layer_decay ** (encoder.num_layers + 1 - layer)
+        groups.setdefault((rate, parameter.ndim > 1), []).append(parameter)
     return [
         {
             "params": parameters,
-            "lr": fresh_rate if is_fresh else recipe.learning_rate,
+            "lr": rate,
             "weight_decay": recipe.weight_decay if decays else 0.0,
         }
-        for (is_fresh, decays), parameters in groups.items()
+        for (rate, decays), parameters in groups.items()
     ]
 
 

@@ -73,6 +73,11 @@ def gather(own: Tensor) -> Tensor:
     return torch.stack(all_of_them)
 
 
+def total(own: float, device: torch.device) -> float:
+    """Sum of a number over all processes."""
+    return float(gather(torch.tensor([float(own)], dtype=torch.float64, device=device)).sum())
+
+
 def join_turns(own: list[Tensor]) -> Tensor:
     """The whole batch from each process's parts, in the order of :attr:`Part.number`.
 

@@ -257,7 +257,9 @@ def _kind(member: tarfile.TarInfo) -> str:
 def _find_one(part: str) -> list[Path]:
     """The tars that one path, glob, brace pattern or folder names."""
     found: list[Path] = []
-    for name in _expand_braces(part):
+    for name in expand_braces(part):
+        if "://" in name:
+            raise ShardError(f"{name} is no file; set pool: N in the recipe to stream it.")
         path = Path(name).expanduser()
         if path.is_dir():
             matches = sorted(path.glob("*.tar"))
@@ -271,7 +273,7 @@ def _find_one(part: str) -> list[Path]:
     return found
 
 
-def _expand_braces(text: str) -> list[str]:
+def expand_braces(text: str) -> list[str]:
     """Expand ``{000..005}`` (leading zeros kept) and ``{a,b}``, left to right."""
     match = re.search(r"\{([^{}]*)\}", text)
     if not match:
@@ -285,7 +287,7 @@ def _expand_braces(text: str) -> list[str]:
     else:
         inner = match[1].split(",")
     head, tail = text[: match.start()], text[match.end() :]
-    return [head + middle + rest for middle in inner for rest in _expand_braces(tail)]
+    return [head + middle + rest for middle in inner for rest in expand_braces(tail)]
 
 
 def split_outside_braces(text: str) -> list[str]:

@@ -1,10 +1,11 @@
-"""Where training data come from: shards, COCO's and Karpathy's JSON, or a plain folder.
+"""Where training data come from: shards, JSON of COCO, Karpathy or VQA v2, or a plain folder.
 
 A source is written as one text, so that a recipe and a command line can name it:
 
 - ``shards/train-{000000..000005}.tar``: WebDataset shards, see :mod:`train.shards`;
 - ``captions.json@photos`` or ``dataset_coco.json@photos#train``: COCO's annotations, or
   Karpathy's, whose photos lie in the folder ``photos``; of Karpathy's, one split;
+- ``questions.json+annotations.json@photos``: VQA v2's questions with people's answers;
 - ``photos``: a folder of photos, each with a ``.txt`` (a caption on each line) or a ``.json`` (as
   in shards) of the same name beside it;
 - several of them with commas between, and ``3x SOURCE`` or ``0.5x SOURCE`` for one that a pass
@@ -67,8 +68,11 @@ class Source:
             found = iter_samples(self.text, with_image, report)
         elif at:
             folder, _, split = folder.partition("#")
-            places = Path(annotations).expanduser(), Path(folder).expanduser()
-            found = self._checked(_from_annotations(*places, split, with_image), report)
+            whole = Path(annotations).expanduser()
+            pair = [Path(name).expanduser() for name in annotations.split("+")]
+            paths = pair if len(pair) == 2 and not whole.is_file() else [whole]
+            place = Path(folder).expanduser()
+            found = self._checked(_from_annotations(paths, place, split, with_image), report)
         else:
             found = self._checked(_from_folder(Path(self.text).expanduser(), with_image), report)
         for sample in found:
@@ -128,41 +132,46 @@ def find_sources(text: str) -> list[Source]:
 
 
 def _from_annotations(
-    path: Path, folder: Path, split: str, with_image: bool
+    paths: list[Path], folder: Path, split: str, with_image: bool
 ) -> Iterator[tuple[str, Sample | str]]:
-    """Photos of COCO's captions JSON, or of Karpathy's, with their captions."""
+    """Photos of COCO's captions JSON, of Karpathy's or of VQA v2's pair, with their texts."""
+    named = " and ".join(map(str, paths))
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        karpathy = "annotations" not in content
-        read = _karpathy if karpathy else _coco
-        entries = list(read(content, split))
+        contents = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+        asked = len(paths) == 2
+        karpathy = not asked and "annotations" not in contents[0]
+        read = _questions if asked else _karpathy if karpathy else _coco
+        entries = list(read(*contents, split))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{path} is no captions JSON of COCO's or Karpathy's form "
+            f"{named} is no JSON of COCO's, Karpathy's or VQA v2's form "
             f"({type(error).__name__}: {error}); check the file."
         ) from error
     if split and not karpathy:
-        raise UserError(f"{path} is COCO's JSON, which has no splits; leave #{split} out.")
+        raise UserError(f"{named} has no splits as Karpathy's JSON has; leave #{split} out.")
     if not entries:
-        raise UserError(f"No photo of the split {split!r} is in {path}; choose another.")
-    for image_id, names, captions in entries:
+        raise UserError(f"No photo of the split {split!r} is in {named}; choose another.")
+    for image_id, names, texts in entries:
         photo = next((folder / name for name in names if (folder / name).is_file()), None)
         if photo is None:
             yield names[0], f"it is not in {folder}"
         else:
-            fields = {"image_id": image_id, "captions": captions}
-            yield names[0], _sample(photo, fields, with_image)
+            yield names[0], _sample(photo, {"image_id": image_id, **texts}, with_image)
 
 
-def _coco(content: dict[str, Any], split: str) -> Iterator[tuple[str, list[str], list[str]]]:
+Entries = Iterator[tuple[str, list[str], dict[str, list]]]  # image_id, possible names, texts
+
+
+def _coco(content: dict[str, Any], split: str) -> Entries:
     captions: dict[Any, list[str]] = {}
     for entry in content["annotations"]:
         captions.setdefault(entry["image_id"], []).append(entry["caption"])
     for image in content["images"]:
-        yield str(image["id"]), [image["file_name"]], captions.get(image["id"], [])
+        texts = {"captions": captions.get(image["id"], [])}
+        yield str(image["id"]), [image["file_name"]], texts
 
 
-def _karpathy(content: dict[str, Any], split: str) -> Iterator[tuple[str, list[str], list[str]]]:
+def _karpathy(content: dict[str, Any], split: str) -> Entries:
     for image in content["images"]:
         # Karpathy's "restval" is what everybody trains on beside "train".
         if split and image["split"] != split and (split, image["split"]) != ("train", "restval"):
@@ -170,7 +179,26 @@ def _karpathy(content: dict[str, Any], split: str) -> Iterator[tuple[str, list[s
         name = image["filename"]
         names = [f"{image['filepath']}/{name}", name] if image.get("filepath") else [name]
         image_id = str(image.get("cocoid", image.get("imgid", name)))
-        yield image_id, names, [sentence["raw"] for sentence in image["sentences"]]
+        yield image_id, names, {"captions": [sentence["raw"] for sentence in image["sentences"]]}
+
+
+def _questions(questions: dict[str, Any], answers: dict[str, Any], split: str) -> Entries:
+    said = {entry["question_id"]: entry for entry in answers["annotations"]}
+    subset = questions["data_subtype"]
+    asked: dict[int, list[dict]] = {}
+    for entry in questions["questions"]:
+        people = said[entry["question_id"]]
+        asked.setdefault(entry["image_id"], []).append(
+            {
+                "question": entry["question"],
+                "answers": [given["answer"] for given in people["answers"]],
+                "answer_type": people["answer_type"],
+                "question_type": people["question_type"],
+            }
+        )
+    for image_id, qa in asked.items():
+        number = f"{image_id:012d}.jpg"
+        yield str(image_id), [f"COCO_{subset}_{number}", number], {"qa": qa}
 
 
 def _from_folder(folder: Path, with_image: bool) -> Iterator[tuple[str, Sample | str]]:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from blip2.representation import Representation
+    from train.data import Batch
     from train.parts import Part
 
 FRESH = ("image_reader", "cross_attention", "query_tokens", "itm_head", "image_projection",
@@ -25,7 +26,7 @@ FRESH = ("image_reader", "cross_attention", "query_tokens", "itm_head", "image_p
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run from the command line; see :func:`train.command.run_recipe`."""
-    return run_recipe(argv, "stage1", __doc__, run)
+    return run_recipe(argv, "stage1", __doc__, run, "mini_stage1.yaml")
 
 
 def run(recipe: Recipe) -> None:
@@ -36,7 +37,7 @@ def run(recipe: Recipe) -> None:
     from blip2.checkpoints import save_checkpoint
     from blip2.representation import Representation
     from blip2.tokenization import TextTokenizer
-    from train.data import CaptionedPhotos
+    from train.inputs import attach_encoder, dev_photos, training_photos
     from train.loop import train
     from train.optim import build_optimizer
 
@@ -46,16 +47,13 @@ def run(recipe: Recipe) -> None:
     model.qformer.checkpointing = recipe.checkpointing
     vocabulary, fresh = start_model(model, recipe.start)
     tokenizer = TextTokenizer(vocabulary / "tokenizer.json", config.max_text_length)
-    photos = CaptionedPhotos(
-        recipe.data, config.image_encoder, recipe.cache, recipe.views, recipe.seed
-    )
-    print(photos.report.describe())
+    encoder = attach_encoder(recipe, config, model.image_reader)
+    photos = training_photos(recipe, encoder)
     losses_at = Stage1Losses(recipe, photos, tokenizer)
 
     validate = None
     if recipe.dev_data:
-        dev = CaptionedPhotos(recipe.dev_data, config.image_encoder, recipe.cache)
-        validate = Stage1Validation(dev, tokenizer)
+        validate = Stage1Validation(dev_photos(recipe, encoder, photos), tokenizer)
     optimizer = build_optimizer(model, recipe, fresh)
     total = recipe.steps or recipe.epochs * photos.steps_per_epoch(recipe.batch_size)
     model = train(recipe, model, optimizer, total, losses_at, validate, photos)
@@ -103,13 +101,13 @@ def start_model(model: Representation, start: str) -> tuple[Path, tuple[str, ...
     return folder, FRESH
 
 
-def draw_tokens(features: Tensor, share: float) -> Tensor:
+def draw_tokens(batch: int, tokens: int, share: float) -> Tensor:
     """Draw which of a photo's features a step reads, from torch's random state.
 
     Parameters
     ----------
-    features : Tensor
-        ``[B, N, C]``
+    batch, tokens : int
+        Photos, and features of each.
     share : float
         At least one feature is kept.
 
@@ -120,7 +118,6 @@ def draw_tokens(features: Tensor, share: float) -> Tensor:
     """
     import torch
 
-    batch, tokens = features.shape[:2]
     number = max(1, round(tokens * share))
     return torch.rand(batch, tokens).topk(number).indices.sort(1).values
 
@@ -140,8 +137,11 @@ class Stage1Losses:
 
     def __init__(self, recipe: Recipe, photos, tokenizer) -> None:
         self.recipe, self.photos, self.tokenizer = recipe, photos, tokenizer
-        self.ramp = recipe.hardness_epochs * photos.steps_per_epoch(recipe.batch_size)
-        self._joint = None  # embeddings of the whole batch, where it has several turns
+        epochs = recipe.hardness_epochs
+        self.ramp = epochs * photos.steps_per_epoch(recipe.batch_size) if epochs else 0
+        self._turns: list[Batch] = []  # this process's parts of the batch
+        self._image_ids = self._joint = None  # of the whole batch
+        self._pieces = 0  # that ITG predicts in the whole batch
 
     def __call__(self, model, step: int, device, part: Part) -> dict[str, Tensor]:
         """The part's share: its sum over the parts is the loss of the whole batch."""
@@ -149,35 +149,44 @@ class Stage1Losses:
         from train.parts import join_turns
 
         hardness = min(1.0, step / self.ramp) if self.ramp else 1.0
+        if part.turn == 0:
+            self._begin(model, step, device, part)
+        features, ids, mask, kept, own_ids = self._inputs(part, device)
         if part.count == 1:  # no other part to join, and no share to take
-            features, ids, mask, kept, image_ids = self._inputs(step, device, part)
-            return model(features, ids, mask, image_ids, hardness, kept, self.recipe.diversity)
-        every = self.photos.texts_at(step, self.recipe.batch_size)
-        image_ids = every.image_ids.to(device)
-        if part.turns > 1 and part.turn == 0:
-            self._joint = self._embed(model, step, device, part)
-        features, ids, mask, kept, own_ids = self._inputs(step, device, part)
-        rows = part.rows(self.recipe.batch_size)
+            return model(features, ids, mask, own_ids, hardness, kept, self.recipe.diversity)
 
         def join(images, texts):
             if part.turns == 1:
                 images, texts = join_turns([images]), join_turns([texts])
             else:
                 images, texts = self._joint
-            return JointBatch(images, texts, image_ids, rows.start)
+            return JointBatch(images, texts, self._image_ids, len(own_ids) * part.number)
 
         losses = model(features, ids, mask, own_ids, hardness, kept, self.recipe.diversity, join)
         # ITC comes as a share; ITG is a mean over word pieces, the others over pairs.
-        pieces = self._pieces(every.captions[rows]) / self._pieces(every.captions)
-        shares = {"itc": 1.0, "itg": pieces}
+        shares = {"itc": 1.0, "itg": int(mask[:, 1:].sum()) / self._pieces}
         return {name: loss * shares.get(name, 1 / part.count) for name, loss in losses.items()}
 
-    def _inputs(self, step: int, device, part: Part):
-        batch = self.photos.batch_at(step, self.recipe.batch_size, part)
+    def _begin(self, model, step: int, device, part: Part) -> None:
+        """Read this process's parts of a batch, and learn what they need of all others."""
+        from train.parts import join_turns, total
+
+        self._turns = self.photos.batches_at(step, self.recipe.batch_size, part)
+        if part.count == 1:
+            return
+        self._image_ids = join_turns([batch.image_ids.to(device) for batch in self._turns])
+        masks = [self.tokenizer(batch.captions)[1] for batch in self._turns]
+        self._pieces = total(sum(int(mask[:, 1:].sum()) for mask in masks), device)
+        if part.turns > 1:
+            self._joint = self._embed(model, step, device, part)
+
+    def _inputs(self, part: Part, device):
+        batch = self._turns[part.turn]
         ids, mask = self.tokenizer(batch.captions)
         kept = None
         if self.recipe.token_keep < 1:
-            kept = draw_tokens(batch.features, self.recipe.token_keep).to(device)
+            tokens = self.photos.features.num_tokens
+            kept = draw_tokens(len(ids), tokens, self.recipe.token_keep).to(device)
         texts = ids.to(device), mask.to(device)
         return batch.features.to(device), *texts, kept, batch.image_ids.to(device)
 
@@ -194,7 +203,7 @@ class Stage1Losses:
         for turn in range(part.turns):
             other = part.of_turn(turn)
             seed_step(self.recipe.seed, step, other.number)
-            features, ids, mask, kept, _ = self._inputs(step, device, other)
+            features, ids, mask, kept, _ = self._inputs(other, device)
             # In the same precision and with gradient, so that the same kernels draw the same
             # dropout; the graph is dropped.
             with torch.autocast(device.type, precision, enabled=self.recipe.precision != "no"):
@@ -202,10 +211,6 @@ class Stage1Losses:
             found.append([tensor.detach() for tensor in embeds])
         seed_step(self.recipe.seed, step, part.number)
         return [join_turns(list(tensors)) for tensors in zip(*found, strict=True)]
-
-    def _pieces(self, captions) -> int:
-        """Word pieces that ITG predicts."""
-        return int(self.tokenizer(captions)[1][:, 1:].sum())
 
 
 class Stage1Validation:

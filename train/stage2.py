@@ -18,13 +18,14 @@ if TYPE_CHECKING:
 
     from blip2.generation import VisualPrompt
     from blip2.language import FrozenLanguageModel
+    from blip2.tokenization import TextTokenizer
     from train.data import Batch
     from train.parts import Part
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run from the command line; see :func:`train.command.run_recipe`."""
-    return run_recipe(argv, "stage2", __doc__, run)
+    return run_recipe(argv, "stage2", __doc__, run, "mini_stage2.yaml")
 
 
 def run(recipe: Recipe) -> None:
@@ -33,11 +34,10 @@ def run(recipe: Recipe) -> None:
     from accelerate import PartialState
 
     from blip2.checkpoints import save_checkpoint
-    from blip2.devices import fast_dtype
     from blip2.generation import Stage2, VisualPrompt
     from blip2.language_models import Placement, build_language_model
     from blip2.parts import bert_folder, fresh_prompt
-    from train.data import CaptionedPhotos
+    from train.inputs import attach_encoder, dev_photos, frozen_precision, training_photos
     from train.loop import train
     from train.optim import build_optimizer
 
@@ -52,26 +52,18 @@ def run(recipe: Recipe) -> None:
         start_from_stage1(prompt, recipe.start)
     prompt.qformer.checkpointing = recipe.checkpointing
     cpu = torch.device("cpu")  # accelerate moves it to where training runs
-    on_gpu = torch.cuda.is_available()
-    on_gpus = {"fp16": torch.float16, "bf16": torch.bfloat16, "no": torch.float32}
-    precision = on_gpus[recipe.precision] if on_gpu else fast_dtype(cpu)
-    language = build_language_model(config.language_model, precision, Placement(cpu))
-    if not on_gpu:
-        # In bf16 on a CPU the fused attention's backward pass is slower than the plain one.
-        language.model.set_attn_implementation("eager")
+    precision = frozen_precision(recipe)
+    language = for_training(build_language_model(config.language_model, precision, Placement(cpu)))
     if recipe.match_scale:
         match_scale(prompt, language)
     model = Stage2(prompt, language, recipe.diversity)
-    photos = CaptionedPhotos(
-        recipe.data, config.image_encoder, recipe.cache, recipe.views, recipe.seed
-    )
-    print(photos.report.describe())
-
+    encoder = attach_encoder(recipe, config, prompt.image_reader)
+    photos = training_photos(recipe, encoder)
     losses_at = Stage2Losses(recipe, photos, language)
     validate = None
     if recipe.dev_data:
-        dev = CaptionedPhotos(recipe.dev_data, config.image_encoder, recipe.cache)
-        validate = Stage2Validation(dev, (*recipe.prompts, language.form.caption)[0])
+        dev = dev_photos(recipe, encoder, photos)
+        validate = Stage2Validation(dev, losses_at)
     optimizer = build_optimizer(model, recipe, fresh_parts(recipe.start))
     total = recipe.steps or recipe.epochs * photos.steps_per_epoch(recipe.batch_size)
     train(recipe, model, optimizer, total, losses_at, validate, photos)
@@ -88,6 +80,16 @@ def fresh_parts(start: str) -> tuple[str, ...]:
     if start == "minilm":
         return ("image_reader", "cross_attention", "query_tokens", "projection")
     return ("projection",) if start else EVERYTHING
+
+
+def for_training(language: FrozenLanguageModel) -> FrozenLanguageModel:
+    """The same model with the attention whose backward pass is the faster."""
+    import torch
+
+    if not torch.cuda.is_available():
+        # In bf16 on a CPU the fused attention's backward pass is slower than the plain one.
+        language.model.set_attn_implementation("eager")
+    return language
 
 
 def match_scale(prompt: VisualPrompt, language: FrozenLanguageModel) -> None:
@@ -136,49 +138,82 @@ class Stage2Losses:
         To train on.
     language : FrozenLanguageModel
         Reads the photos.
+    tokenizer : TextTokenizer, optional
+        Of a Q-Former that reads what is asked.
     """
 
-    def __init__(self, recipe: Recipe, photos, language: FrozenLanguageModel) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        photos,
+        language: FrozenLanguageModel,
+        tokenizer: TextTokenizer | None = None,
+    ) -> None:
         self.recipe, self.photos, self.language = recipe, photos, language
+        self.tokenizer = tokenizer
+        self._turns: list[Batch] = []  # this process's parts of the batch
+        self._length = 0  # tokens that the whole batch answers
 
     def __call__(self, model, step: int, device, part: Part) -> dict[str, Tensor]:
         """The part's share: its sum over the parts is the loss of the whole batch."""
-        batch = self.photos.batch_at(step, self.recipe.batch_size, part)
-        asked, said = self._words(batch)
-        losses = model(batch.features.to(device).float(), asked, said)
+        from train.parts import total
+
+        if part.turn == 0:
+            self._turns = self.photos.batches_at(step, self.recipe.batch_size, part)
+            own = [self.words(batch)[1] for batch in self._turns]
+            length = sum(self.language.answer_length(said) for said in own)
+            self._length = total(length, device) if part.count > 1 else length
+        batch = self._turns[part.turn]
+        asked, said = self.words(batch)
+        features = batch.features.to(device)
+        losses = model(features, asked, said, self.pieces(asked, device))
         if part.count == 1:
             return losses
         # The loss is a mean over the words of the whole batch, so parts count by their words.
-        _, every = self._words(self.photos.texts_at(step, self.recipe.batch_size))
-        share = self.language.answer_length(said) / self.language.answer_length(every)
+        share = self.language.answer_length(said) / self._length
         return {n: loss * (share if n == "lm" else 1 / part.count) for n, loss in losses.items()}
 
-    def _words(self, batch: Batch) -> tuple[Sequence[str], Sequence[str]]:
+    def words(self, batch: Batch) -> tuple[Sequence[str], Sequence[str]]:
         """What is asked of each photo, and what shall be answered."""
         from blip2.encoder_decoder import split_prefix
 
         if self.recipe.split_captions:
             pairs = [split_prefix(c, k) for c, k in zip(batch.captions, batch.keys, strict=True)]
             return tuple(zip(*pairs, strict=True))
-        return [key.choice(self.recipe.prompts) for key in batch.keys], batch.captions
+        form = self.recipe.question_prompt or self.language.form.question
+        prompts = self.recipe.prompts or (self.language.form.caption,)
+        asked = [
+            form.replace("{}", question) if question else key.choice(prompts)
+            for question, key in zip(batch.questions, batch.keys, strict=True)
+        ]
+        return asked, batch.captions
+
+    def pieces(self, asked: Sequence[str], device) -> tuple[Tensor, Tensor] | None:
+        """Word pieces of what is asked, for a Q-Former that reads them."""
+        from blip2.prompts import bare
+
+        if self.tokenizer is None:
+            return None
+        ids, mask = self.tokenizer([bare(text) for text in asked])
+        return ids.to(device), mask.to(device)
 
 
 class Stage2Validation:
-    """Loss on a dev set and, to read by eye, captions of its first photos.
+    """Loss on a dev set and, to read by eye, what is said of its first photos.
 
     Parameters
     ----------
     photos : CaptionedPhotos
         In one view.
-    instruction : str
-        Asked of each photo.
+    losses : Stage2Losses
+        Of the training, which says how photos are asked.
     """
 
-    def __init__(self, photos, instruction: str) -> None:
-        self.photos, self.instruction = photos, instruction
+    def __init__(self, photos, losses: Stage2Losses) -> None:
+        self.photos, self.losses = photos, losses
 
     def __call__(self, model, device) -> dict[str, float]:
-        """Measure on one caption of each photo."""
+        """Measure on one text of each row."""
         import numpy as np
         from tqdm import tqdm
 
@@ -188,14 +223,17 @@ class Stage2Validation:
         losses = []
         for part in np.array_split(rows, max(1, len(rows) // 64)):
             batch = self.photos.batch(part)
-            prompts = [self.instruction] * len(part)
-            features = batch.features.to(device).float()
-            losses.append(float(model(features, prompts, batch.captions)["lm"]))
+            asked, said = self.losses.words(batch)
+            features = batch.features.to(device)
+            pieces = self.losses.pieces(asked, device)
+            losses.append(float(model(features, asked, said, pieces)["lm"]))
         few = self.photos.batch(rows[:4])
-        visual = model.prompt(few.features.to(device).float())
-        text = model.language.prompt(self.instruction)
-        for caption in model.language.generate(visual, [text] * len(visual), Decoding()):
-            tqdm.write(f"  {caption}")
+        asked, _ = self.losses.words(few)
+        visual = model.prompt(few.features.to(device), self.losses.pieces(asked, device))
+        texts = [model.language.prompt(text) for text in asked]
+        answers = model.language.generate(visual, texts, Decoding())
+        for question, answer in zip(few.questions, answers, strict=True):
+            tqdm.write(f"  {question} {answer}")
         return {"lm": float(np.mean(losses))}
 
 

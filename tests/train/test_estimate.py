@@ -1,5 +1,6 @@
 """A dry run says what a recipe would do, and its sizes are those of the real architectures."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from transformers import (
 
 from blip2.vision import build_image_encoder
 from tests.parity.test_full_size import OPT, T5
-from train import stage1, stage2
+from train import finetune, stage1, stage2
 from train.config import model_config, read_recipe
 from train.estimate import ENCODERS, LANGUAGE_MODELS, describe, memory
 
@@ -31,16 +32,53 @@ PAPER = {
 }
 
 
-def stage_of(name):
-    return int(name[-1]) if name[-1].isdigit() else 1
+# Of fine-tuning: batch, rate, second beta, photos, layer-wise decay, parameters.
+TUNED = {
+    "caption_opt_2_7b": (256, 1e-5, 0.999, 364, 1, 1_093_619_584),
+    "caption_opt_6_7b": (256, 1e-5, 0.999, 364, 0.95, 1_094_800_768),
+    "caption_flan_t5_xl": (256, 1e-5, 0.999, 364, 1, 1_093_225_856),
+    "vqa_opt_2_7b": (128, 1e-5, 0.999, 490, 0.95, 1_174_915_072),
+    "vqa_opt_6_7b": (128, 1e-5, 0.999, 490, 0.9, 1_176_096_256),
+    "vqa_flan_t5_xl": (128, 1e-5, 0.999, 490, 0.95, 1_174_521_344),
+    "retrieval_vit_l": (224, 5e-6, 0.98, 364, 1, 474_177_342),
+    "retrieval_vit_g": (224, 1e-5, 0.999, 364, 0.95, 1_173_191_358),
+}
+
+
+def command_of(name):
+    return "finetune" if name.startswith("finetune") else re.search(r"stage\d", name)[0]
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in CONFIGS.glob("*.yaml")))
-def test_every_recipe_can_be_tried_dry(name, capsys):
-    command = stage1 if stage_of(name) == 1 else stage2
-    assert command.main([str(CONFIGS / f"{name}.yaml"), "--dry-run"]) == 0
+def test_every_recipe_can_be_tried_dry_and_says_its_memory(name, capsys):
+    command = {"stage1": stage1, "stage2": stage2, "finetune": finetune}[command_of(name)]
+    path = CONFIGS / f"{name}.yaml"
+    processes = 1 if name.startswith("mini") else 16
+    assert command.main([str(path), "--dry-run", "--processes", str(processes)]) == 0
     said = capsys.readouterr().out
-    assert "parameter groups:" in said and "memory a process, estimated:" in said
+    assert "parameter groups:" in said
+    memory = re.search(r"memory a process, estimated: ([\d.]+ GB)", said)[1]
+    each = re.search(r"compute, estimated: ([\d.]+ TFLOP) a pair", said)[1]
+    if processes > 1:
+        assert f"# Memory: {memory} a process" in path.read_text()
+        assert f"# Compute: {each} a pair, " in path.read_text()
+
+
+@pytest.mark.parametrize("name", TUNED)
+def test_the_papers_fine_tuning(name):
+    """Appendix of the paper, tables 7 to 9."""
+    size, rate, beta, side, decay, parameters = TUNED[name]
+    recipe = read_recipe(CONFIGS / f"finetune_{name}.yaml")
+    assert (recipe.batch_size, recipe.learning_rate, recipe.betas[1]) == (size, rate, beta)
+    assert (recipe.image_size, recipe.layer_decay, recipe.warmup_steps) == (side, decay, 1000)
+    assert recipe.train_encoder and recipe.task == name.partition("_")[0]
+    assert recipe.text_start == ("Salesforce/blip2-itm-vit-g" if "vqa" in name else "")
+    assert "test" not in recipe.dev_data and "val" in recipe.dev_data  # the official code's fault
+    said = describe(recipe, "finetune", processes=16)
+    layers = 23 if "vit_l" in name else 39
+    assert f"{parameters:,} altogether" in said
+    for power in {1, layers, layers + 1}:
+        assert f"learning rate {rate * decay**power:g}, " in said
 
 
 @pytest.mark.parametrize("name", PAPER)
@@ -53,7 +91,7 @@ def test_the_papers_recipes(name):
     assert (recipe.betas, recipe.weight_decay) == ((0.9, 0.98), 0.05)
     assert recipe.precision == ("bf16" if "t5" in name else "fp16")
     assert recipe.split_captions == ("t5" in name)
-    said = describe(recipe, stage_of(name), processes=8)
+    said = describe(recipe, command_of(name), processes=8)
     assert f"{parameters:,} altogether" in said
     assert f"batch: {size} pairs = 8 processes x 1 turns x {size // 8}" in said
     assert f"step {steps:>9,}: {last:.3g}" in said and "step     2,001: 0.0001" in said

@@ -106,7 +106,7 @@ def whole_stage1(folder, parts):
         seed_step(0, 0, number)
         batch = losses.photos.batch_at(0, BATCH, Part(number, parts))
         ids, mask = losses.tokenizer(batch.captions)
-        states = model.image_states(batch.features, draw_tokens(batch.features, 0.7))
+        states = model.image_states(batch.features, draw_tokens(len(ids), 9, 0.7))
         encoded = model.qformer.encode_image(states)
         image, text = model.project_queries(encoded.queries), model.embed_texts(ids, mask)
         wrong = hard_negatives(cosines(image, text), model.temperature, batch.image_ids)

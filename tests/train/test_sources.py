@@ -79,7 +79,7 @@ def test_annotations_of_coco(tmp_path):
         "COCO_8.jpg": "it has neither captions nor qa",
         "COCO_9.jpg": f"it is not in {tmp_path}/val",
     }
-    with pytest.raises(UserError, match="which has no splits; leave #val out"):
+    with pytest.raises(UserError, match="has no splits as Karpathy's JSON has; leave #val out"):
         read(f"{tmp_path}/captions.json@{tmp_path}/val#val")
 
 
@@ -134,8 +134,8 @@ def test_a_shard_that_is_named_twice_is_refused(folder, tmp_path):
     [
         ("0x a.tar", "The weight of a.tar is 0"),
         (" , ", "No data were named"),
-        ("{}/nothing.json@{}", "is no captions JSON of COCO's or Karpathy's form"),
-        ("{}/list.json@{}", "is no captions JSON of COCO's or Karpathy's form"),
+        ("{}/nothing.json@{}", "is no JSON of COCO's, Karpathy's or VQA v2's form"),
+        ("{}/list.json@{}", "is no JSON of COCO's, Karpathy's or VQA v2's form"),
         ("{}/bare", "No photo (jpg, jpeg, png, webp) is in"),
         ("{}/nowhere", "No shard is at"),
     ],

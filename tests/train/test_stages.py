@@ -52,16 +52,18 @@ def folder(tmp_path_factory):
     from transformers import BertConfig, BertModel
 
     folder = tmp_path_factory.mktemp("stages")
-    with tarfile.open(folder / "photos.tar", "w") as tar:
-        for number, (colour, thing) in enumerate(PHOTOS):
-            file = io.BytesIO()
-            painted(colour, thing).save(file, "PNG")
-            captions = [f"a {colour} {thing}", f"{colour} {thing} ."]
-            text = {"image_id": f"p{number}", "captions": captions}
-            for suffix, data in (("png", file.getvalue()), ("json", json.dumps(text).encode())):
-                member = tarfile.TarInfo(f"p{number}.{suffix}")
-                member.size = len(data)
-                tar.addfile(member, io.BytesIO(data))
+    for shard in ("photos", "dev"):
+        with tarfile.open(folder / f"{shard}.tar", "w") as tar:
+            for number, (colour, thing) in enumerate(PHOTOS):
+                file = io.BytesIO()
+                painted(colour, thing).save(file, "PNG")
+                captions = [f"a {colour} {thing}", f"{colour} {thing} ."]
+                name = f"{shard[0]}{number}"
+                text = {"image_id": name, "captions": captions}
+                for suffix, data in (("png", file.getvalue()), ("json", json.dumps(text).encode())):
+                    member = tarfile.TarInfo(f"{name}.{suffix}")
+                    member.size = len(data)
+                    tar.addfile(member, io.BytesIO(data))
     torch.manual_seed(0)
     bert = BertConfig(
         vocab_size=QFORMER.vocab_size - 1,
@@ -81,7 +83,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def trained(folder):
     """Run both commands as a user would."""
-    common = [*STEPS, f"cache={folder}/cache", f"dev_data={folder}/photos.tar"]
+    common = [*STEPS, f"cache={folder}/cache", f"dev_data={folder}/dev.tar"]
     first = [str(folder / "tiny-itm.yaml"), f"start={folder}/bert", f"output={folder}/one"]
     assert stage1.main([*first, "epochs=300", *common]) == 0
     more = [first[0], f"start={folder}/one/model", f"output={folder}/more", "token_keep=0.6"]
@@ -155,16 +157,15 @@ def test_parts_of_ones_own_go_through_both_stages(folder, tmp_path):
 
 
 def test_drawn_tokens_are_distinct_and_differ_from_photo_to_photo():
-    features = torch.zeros(6, 9, 2)
     torch.manual_seed(3)
-    kept = stage1.draw_tokens(features, 0.5)
+    kept = stage1.draw_tokens(6, 9, 0.5)
     assert kept.shape == (6, 4)
     assert bool((kept.diff(dim=1) > 0).all()) and int(kept.min()) >= 0 and int(kept.max()) < 9
     assert len({tuple(row) for row in kept.tolist()}) > 1
     torch.manual_seed(3)
-    assert torch.equal(kept, stage1.draw_tokens(features, 0.5))
-    assert torch.equal(stage1.draw_tokens(features, 1.0), torch.arange(9).expand(6, 9))
-    assert stage1.draw_tokens(features, 0.01).shape == (6, 1)
+    assert torch.equal(kept, stage1.draw_tokens(6, 9, 0.5))
+    assert torch.equal(stage1.draw_tokens(6, 9, 1.0), torch.arange(9).expand(6, 9))
+    assert stage1.draw_tokens(6, 9, 0.01).shape == (6, 1)
 
 
 def test_stage_2_starts_from_stage_1(trained):
@@ -220,7 +221,10 @@ def test_the_report_of_a_trained_retriever(trained, capsys):
     [
         (stage1, ["preset=tiny"], "preset 'tiny' is not of stage 1; choose mini-itm, "),
         (stage2, ["preset=nothing", "prompts=[a]"], "preset 'nothing' is not of stage 2"),
-        (stage1, ["batch_size=13"], "12 photos, fewer than one batch of 13"),
+        (stage1, ["batch_size=4", "dev_data={data}"], "12 photos of dev_data are in data, too (p0"),
+        (stage1, ["batch_size=4", "pool=1"], "Streamed photos have no cache of features"),
+        (stage1, ["batch_size=4", "resample=true"], "resample: true needs pool: N"),
+        (stage1, ["batch_size=13"], "12 photos or questions, fewer than one batch of 13"),
         (stage1, ["data=nowhere.tar"], "No shard is at nowhere.tar"),
         (stage1, ["token_keep=1.5"], "token_keep is 1.5; choose at most 1"),
         (stage1, ["start=nowhere"], "There is no model 'nowhere'"),
@@ -231,5 +235,6 @@ def test_the_report_of_a_trained_retriever(trained, capsys):
 def test_errors_are_one_line(folder, capsys, stage, overrides, said):
     recipe = str(folder / "tiny-itm.yaml")
     start = [f"start={folder}/bert", f"cache={folder}/cache", f"output={folder}/no"]
+    overrides = [text.replace("{data}", f"{folder}/photos.tar") for text in overrides]
     assert stage.main([recipe, *start, *overrides]) == 2
     assert said in capsys.readouterr().err.splitlines()[-1]

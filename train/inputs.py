@@ -1,0 +1,104 @@
+"""What a recipe reads: photos from where it names them, through cached features or as pixels."""
+
+from __future__ import annotations
+
+import torch
+
+from blip2.config import Blip2Config
+from blip2.devices import fast_dtype
+from blip2.errors import UserError
+from blip2.representation import ImageReader
+from blip2.vision import ImageEncoder, build_image_encoder
+from train.config import Recipe
+from train.data import CaptionedPhotos
+from train.shards import Place
+from train.stream import StreamedPhotos
+
+
+def frozen_precision(recipe: Recipe) -> torch.dtype:
+    """Of frozen parts: the recipe's on a GPU, the processor's fast one elsewhere."""
+    if not torch.cuda.is_available():
+        return fast_dtype(torch.device("cpu"))
+    asked = {"fp16": torch.float16, "bf16": torch.bfloat16, "no": torch.float32}
+    return asked[recipe.precision]
+
+
+def attach_encoder(recipe: Recipe, config: Blip2Config, reader: ImageReader) -> str | ImageEncoder:
+    """Have a model of either stage read pixels, where its recipe has no cache of features.
+
+    Returns
+    -------
+    str or ImageEncoder
+        What :class:`train.data.CaptionedPhotos` takes.
+    """
+    if recipe.cache:
+        return config.image_encoder
+    reader.encoder = build_image_encoder(config.image_encoder).to(frozen_precision(recipe))
+    return reader.encoder
+
+
+def training_photos(
+    recipe: Recipe, encoder: str | ImageEncoder
+) -> CaptionedPhotos | StreamedPhotos:
+    """What a recipe trains on; what was left out as broken is said.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        Its ``data``, ``cache``, ``views``, ``texts``, ``pool``, ``resample`` and ``seed``.
+    encoder : str or ImageEncoder
+        As for :class:`CaptionedPhotos`.
+
+    Raises
+    ------
+    UserError
+        Streamed photos are to be cached, or resampled ones not to be streamed.
+    """
+    views, seed = recipe.views, recipe.seed
+    if recipe.resample and not recipe.pool:
+        raise UserError("resample: true needs pool: N, the number of shards at hand at once.")
+    if recipe.pool:
+        if isinstance(encoder, str):
+            raise UserError("Streamed photos have no cache of features; set cache: ''.")
+        return StreamedPhotos(
+            recipe.data, encoder, recipe.pool, recipe.resample, views, seed, recipe.texts
+        )
+    photos = CaptionedPhotos(recipe.data, encoder, recipe.cache, views, seed, recipe.texts)
+    print(photos.report.describe())
+    return photos
+
+
+def dev_photos(
+    recipe: Recipe,
+    encoder: str | ImageEncoder,
+    trained_on: CaptionedPhotos | StreamedPhotos,
+) -> CaptionedPhotos:
+    """What a recipe is watched on, in one view.
+
+    Raises
+    ------
+    UserError
+        Photos of it are trained on, too, so that no figure of it would mean anything.
+    """
+    photos = CaptionedPhotos(recipe.dev_data, encoder, recipe.cache, texts=recipe.texts)
+    if not isinstance(trained_on, CaptionedPhotos):
+        return photos  # nobody knows all of them
+    # By name and size: reading all photos to compare them would take hours.
+    known = {
+        _identity(*photo) for photo in zip(trained_on.image_ids, trained_on.places, strict=True)
+    }
+    shared = [
+        name
+        for name, place in zip(photos.image_ids, photos.places, strict=True)
+        if _identity(name, place) in known
+    ]
+    if shared:
+        raise UserError(
+            f"{len(shared)} photos of dev_data are in data, too ({shared[0]} is the first); "
+            "validate on photos that are not trained on."
+        )
+    return photos
+
+
+def _identity(image_id: str, place: Place) -> tuple[str, int]:
+    return image_id.rpartition("/")[2], place.size  # before it stands the number of the source
