@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -53,7 +54,7 @@ class VisionTransformer(ImageEncoder):
     def unfreeze(self, checkpointing: bool = False) -> VisionTransformer:
         """See :meth:`blip2.vision.ImageEncoder.unfreeze`."""
         if checkpointing:
-            self.model.gradient_checkpointing_enable({"use_reentrant": False})
+            self.model.activation_checkpointing_enable({"use_reentrant": False})
         return super().unfreeze()
 
     def train(self, mode: bool = True) -> VisionTransformer:
@@ -177,6 +178,7 @@ def resized(encoder: ImageEncoder, image_size: int) -> ImageEncoder:
         embeddings.position_ids = ids.expand(1, -1)
     else:
         embeddings.position_embedding = torch.nn.Parameter(positions)
+    larger.model.config = copy.deepcopy(larger.model.config)  # others may hold the same
     embeddings.image_size = larger.model.config.image_size = image_size
     embeddings.num_patches, embeddings.num_positions = larger.num_tokens - 1, larger.num_tokens
     return larger
