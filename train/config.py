@@ -68,6 +68,11 @@ class Recipe:
     checkpointing : bool
         Compute the activations of the Q-Former and of a trained vision transformer again in the
         backward pass: less memory, more time.
+    compile : str
+        Backend by which torch compiles the model, such as ``"inductor"``; ``""`` does without.
+    shard : bool
+        Cut the model over the processes instead of giving each a copy (FSDP), see
+        :mod:`train.sharding`.
     learning_rate, final_learning_rate : float
         Peak and end of the cosine.
     fresh_learning_rate : float
@@ -124,6 +129,8 @@ class Recipe:
     batch_size: int = 96
     accumulate: int = 1
     checkpointing: bool = False
+    compile: str = ""
+    shard: bool = False
     learning_rate: float = 1e-4
     final_learning_rate: float = 1e-5
     fresh_learning_rate: float = 0.0
@@ -158,6 +165,7 @@ CHOICES = {
     "precision": PRECISIONS,
     "texts": ("captions", "qa", "both"),
     "task": ("", "caption", "vqa", "retrieval"),
+    "compile": ("", "inductor", "aot_eager"),
 }
 
 

@@ -23,9 +23,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from blip2.errors import UserError
+from blip2.language import FrozenLanguageModel
 from train.config import Recipe, pairs_of_part
 from train.optim import learning_rate_factor
 from train.parts import Part
+from train.sharding import average_scalars, gathered, put_together, shard
 from train.states import Checkpoints
 
 if TYPE_CHECKING:
@@ -52,7 +54,8 @@ def build_accelerator(recipe: Recipe) -> Any:
     Raises
     ------
     UserError
-        fp16 is asked for without a GPU, or the batch can't be cut in equal parts.
+        fp16 is asked for without a GPU or with shards, the batch can't be cut in equal parts, or
+        one process alone is to share a model.
     """
     from accelerate import Accelerator
     from accelerate.utils import InitProcessGroupKwargs
@@ -69,6 +72,10 @@ def build_accelerator(recipe: Recipe) -> Any:
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=3))],
     )
     pairs_of_part(recipe, accelerator.num_processes)
+    if recipe.shard and accelerator.num_processes == 1:
+        raise UserError("shard: true needs several processes; start them with torchrun.")
+    if recipe.shard and recipe.precision == "fp16":
+        raise UserError("A sharded model trains in bf16 or no, not in fp16; choose precision=bf16.")
     return accelerator
 
 
@@ -120,7 +127,14 @@ def train(
     scheduler = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: learning_rate_factor(step, total_steps, recipe)
     )
-    wrapped, optimizer = accelerator.prepare(model, optimizer)
+    if recipe.compile:
+        # Texts differ in length from step to step; without `dynamic` each would be compiled anew.
+        model.compile(backend=recipe.compile, dynamic=True)
+    if recipe.shard:
+        wrapped = shard(model.to(accelerator.device), optimizer)
+        optimizer = accelerator.prepare(optimizer)
+    else:
+        wrapped, optimizer = accelerator.prepare(model, optimizer)
     checkpoints = Checkpoints(recipe, accelerator, photos.digest if photos else "")
     start = checkpoints.restore(model, optimizer, scheduler)
     stop = _StopSignal()
@@ -139,13 +153,18 @@ def train(
             part = Part(turn * ranks + accelerator.process_index, parts, ranks)
             seed_step(recipe.seed, step, part.number)
             last = turn == recipe.accumulate - 1
-            with nullcontext() if last else accelerator.no_sync(wrapped):
-                losses = losses_at(wrapped, step, accelerator.device, part)
+            if recipe.shard:
+                wrapped.set_requires_gradient_sync(last)
+            with nullcontext() if last or recipe.shard else accelerator.no_sync(wrapped):
+                with accelerator.autocast() if recipe.shard else nullcontext():
+                    losses = losses_at(wrapped, step, accelerator.device, part)
                 _check(losses, step, recipe, photos, part)
                 # DDP takes the mean of the processes' gradients; the whole's is their sum.
                 accelerator.backward(sum(losses.values()) * ranks)
             for name, loss in losses.items():
                 summed[name] = summed.get(name, 0) + loss.detach()
+        if recipe.shard:
+            average_scalars(model)
         if recipe.clip_norm:
             accelerator.clip_grad_norm_(model.parameters(), recipe.clip_norm)
         optimizer.step()
@@ -167,13 +186,15 @@ def train(
             asked = bool(accelerator.reduce(flag, "sum"))
         if main and done % recipe.log_every == 0:
             tqdm.write(_line(done, figures))
-        if main and validate and (done % recipe.validate_every == 0 or done == total_steps):
+        watched = validate and (done % recipe.validate_every == 0 or done == total_steps)
+        if watched and (main or recipe.shard):  # a sharded model takes all processes
             wrapped.eval()
-            with torch.no_grad(), accelerator.autocast():
+            with torch.no_grad(), accelerator.autocast(), gathered(wrapped):
                 scores = validate(model, accelerator.device)
-            tqdm.write(_line(done, scores))
+            if main:
+                tqdm.write(_line(done, scores))
             accelerator.log({f"dev/{name}": value for name, value in scores.items()}, step=step)
-        if main and (done % recipe.save_every == 0 or done == total_steps or asked):
+        if done % recipe.save_every == 0 or done == total_steps or asked:
             checkpoints.save(done, model, optimizer, scheduler)
         accelerator.wait_for_everyone()
         if asked:
@@ -182,7 +203,9 @@ def train(
                 "the same command continues."
             )
     stop.restore()
-    accelerator.end_training()
+    if recipe.shard:
+        put_together(model, but=FrozenLanguageModel)
+    accelerator.end_training()  # closes the process group
     return model.eval()
 
 

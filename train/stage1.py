@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from blip2.errors import UserError
 from train.command import run_recipe
 from train.config import Recipe, model_config
 
@@ -133,9 +134,19 @@ class Stage1Losses:
         To train on.
     tokenizer : TextTokenizer
         Of the model.
+
+    Raises
+    ------
+    UserError
+        The recipe asks for what can't go together.
     """
 
     def __init__(self, recipe: Recipe, photos, tokenizer) -> None:
+        if recipe.compile and recipe.accumulate > 1:
+            raise UserError(
+                "Stage 1 can't be compiled and accumulate: what is compiled draws other dropout "
+                "than what embeds the other turns; leave one of them out."
+            )
         self.recipe, self.photos, self.tokenizer = recipe, photos, tokenizer
         epochs = recipe.hardness_epochs
         self.ramp = epochs * photos.steps_per_epoch(recipe.batch_size) if epochs else 0

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from blip2.cache import sync
 from blip2.errors import UserError
 from train.config import Recipe
+from train.sharding import like, whole
 
 
 class Checkpoints:
@@ -32,17 +33,33 @@ class Checkpoints:
     def save(self, step: int, model: nn.Module, optimizer: Any, scheduler: Any) -> None:
         """Write the state after ``step`` steps and drop all but the newest ``keep``.
 
+        All processes call it, for a sharded model is put together; one of them writes.
+
         Raises
         ------
         UserError
             It can't be written; the states before it stay.
         """
+        weights, (tensors, plain) = trainable_state(model), _flatten(optimizer.state_dict())
+        if not self.accelerator.is_main_process:
+            return
         final = self.folder / f"step-{step:08d}"
         aside = final.with_suffix(".partial")
+        state = {
+            "step": step,
+            "recipe": self.decisive,
+            "optimizer": plain,
+            "scheduler": scheduler.state_dict()["last_epoch"],
+            "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else None,
+        }
         try:
             shutil.rmtree(aside, ignore_errors=True)
             aside.mkdir()
-            self._write(aside, step, model, optimizer, scheduler)
+            save_file(weights, aside / "model.safetensors")
+            save_file(tensors, aside / "optimizer.safetensors")
+            (aside / "state.json").write_text(json.dumps(state))
+            for path in aside.iterdir():
+                sync(path)
             shutil.rmtree(final, ignore_errors=True)
             aside.rename(final)
             sync(self.folder)
@@ -56,23 +73,6 @@ class Checkpoints:
             ) from error
         for old in self.finished()[: -self.recipe.keep]:
             shutil.rmtree(old)
-
-    def _write(
-        self, folder: Path, step: int, model: nn.Module, optimizer: Any, scheduler: Any
-    ) -> None:
-        save_file(trainable_state(model), folder / "model.safetensors")
-        tensors, plain = _flatten(optimizer.state_dict())
-        save_file(tensors, folder / "optimizer.safetensors")
-        state = {
-            "step": step,
-            "recipe": self.decisive,
-            "optimizer": plain,
-            "scheduler": scheduler.state_dict()["last_epoch"],
-            "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else None,
-        }
-        (folder / "state.json").write_text(json.dumps(state))
-        for path in folder.iterdir():
-            sync(path)
 
     def finished(self) -> list[Path]:
         """Complete states, oldest first."""
@@ -99,12 +99,12 @@ class Checkpoints:
                 f"{', '.join(differing)}); choose another output or remove the folder."
             )
         own = dict(model.named_parameters())
-        if set(saved) != set(trainable_state(model)):
+        if set(saved) != {name for name, value in own.items() if value.requires_grad}:
             raise UserError(f"{newest} was written by another model; choose another output.")
         with torch.no_grad():
             for name, value in saved.items():
-                own[name].copy_(value)
-        optimizer.load_state_dict(_unflatten(tensors, state["optimizer"]))
+                own[name].copy_(like(value, own[name]))
+        optimizer.load_state_dict(_unflatten(tensors, state["optimizer"], optimizer))
         scheduler.last_epoch = state["scheduler"]
         rates = zip(optimizer.param_groups, scheduler.base_lrs, strict=True)
         factor = scheduler.lr_lambdas[0](state["scheduler"])
@@ -120,7 +120,7 @@ class Checkpoints:
 def trainable_state(model: nn.Module) -> dict[str, Tensor]:
     """Trained tensors of a model by name, frozen parts left out."""
     return {
-        name: value.detach().contiguous()
+        name: whole(value.detach()).contiguous()
         for name, value in model.named_parameters()
         if value.requires_grad
     }
@@ -129,23 +129,27 @@ def trainable_state(model: nn.Module) -> dict[str, Tensor]:
 def _decisive(recipe: Recipe) -> dict[str, Any]:
     """Settings that change what is computed, as JSON gives them back."""
     free = {"output", "cache", "save_every", "validate_every", "log_every", "keep", "dev_data",
-            "checkpointing", "accumulate"}  # fmt: skip
+            "checkpointing", "accumulate", "shard"}  # fmt: skip
     values = {name: value for name, value in asdict(recipe).items() if name not in free}
     return json.loads(json.dumps(values))
 
 
 def _flatten(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     tensors = {
-        f"{index}.{name}": value.contiguous()
+        f"{index}.{name}": whole(value).contiguous()
         for index, entry in state["state"].items()
         for name, value in entry.items()
     }
     return tensors, {"param_groups": state["param_groups"]}
 
 
-def _unflatten(tensors: dict[str, Tensor], plain: dict[str, Any]) -> dict[str, Any]:
+def _unflatten(tensors: dict[str, Tensor], plain: dict[str, Any], optimizer: Any) -> dict[str, Any]:
+    trained = [value for group in optimizer.param_groups for value in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         index, name = key.split(".", 1)
-        state.setdefault(int(index), {})[name] = value
+        cut = (
+            like(value, trained[int(index)]) if value.ndim else value
+        )  # but for the count of steps
+        state.setdefault(int(index), {})[name] = cut
     return {"state": state, "param_groups": plain["param_groups"]}

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from blip2.errors import UserError
@@ -22,7 +24,7 @@ from tests.train import tiny_stage
 from tests.train.tiny_run import STEPS, run
 from train.config import Recipe, read_recipe
 from train.data import CaptionedPhotos
-from train.loop import NotANumber, train
+from train.loop import NotANumber, build_accelerator, train
 from train.optim import build_optimizer, learning_rate_factor
 
 ROOT = Path(__file__).parents[2]
@@ -117,6 +119,79 @@ def test_a_loss_that_is_no_number_names_step_and_objective_and_keeps_the_batch(t
     assert [pair["caption"] for pair in kept["pairs"]] == batch.captions
     ids = [zlib.crc32(pair["image_id"].encode()) for pair in kept["pairs"]]
     assert ids == batch.image_ids.tolist() and kept["step"] == 3
+
+
+@pytest.fixture
+def fresh_accelerate():
+    """Accelerate keeps its precision for all of a process."""
+    yield
+    AcceleratorState._reset_state()
+
+
+def half_precision(recipe):
+    """The accelerator of fp16, which accelerate itself refuses on a CPU."""
+    AcceleratorState._reset_state()
+    accelerator = build_accelerator(recipe)
+    accelerator.native_amp, accelerator.state._mixed_precision = True, "fp16"
+    accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**24, growth_interval=1000)
+    return accelerator
+
+
+def test_fp16_leaves_overflowing_steps_out_and_goes_on_with_its_scale(
+    tmp_path, monkeypatch, fresh_accelerate
+):
+    """The scaler starts far too high; each overflow halves it, and a state holds what it is."""
+    monkeypatch.setattr("train.loop.build_accelerator", half_precision)
+    seen = []
+
+    def losses_at(model, step, device, part):
+        out = model(torch.ones(4, 3) * (1 + step % 3))
+        seen.append((out.dtype, model.weight.detach().clone()))
+        return {"x": (out - 1).square().mean()}
+
+    def run(output, steps=40):
+        recipe = Recipe(
+            "x", "x", output=str(output), precision="no", save_every=20, keep=9, clip_norm=1,
+            warmup_steps=0, learning_rate=1e-2, final_learning_rate=1e-2,
+        )  # fmt: skip
+        torch.manual_seed(0)
+        model = torch.nn.Linear(3, 1)
+        return train(recipe, model, build_optimizer(model, recipe), steps, losses_at)
+
+    whole = run(tmp_path / "whole")
+    weights = [weight for _, weight in seen]
+    left_out = sum(one.equal(other) for one, other in pairwise(weights))
+    assert 3 < left_out < 20 and weights[0].equal(weights[3]) and not weights[-1].equal(weights[0])
+    first = tmp_path / "whole" / "checkpoints" / "step-00000020"
+    scale = json.loads((first / "state.json").read_text())["scaler"]["scale"]
+    assert scale == 2.0 ** (24 - left_out)
+    shutil.copytree(first, tmp_path / "later" / "checkpoints" / first.name)
+    later = run(tmp_path / "later")
+    assert later.weight.equal(whole.weight) and later.bias.equal(whole.bias)
+
+
+def test_a_compiled_model_computes_the_same(tmp_path):
+    tiny_stage.prepare(tmp_path)
+
+    def run(stage, output, *settings):
+        command = [sys.executable, "-m", "tests.train.tiny_stage", stage, f"{tmp_path}/recipe.yaml"]
+        command += [f"output={tmp_path}/{output}", "steps=1", *settings]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+
+    found = []
+    for backend in ("", "aot_eager"):  # inductor needs a compiler of C++
+        settings = ["preset=tiny", f"start={tmp_path}/start", "prompts=[what]", "token_keep=1"]
+        done = run("stage2", backend or "plain", *settings, f"compile={backend}")
+        assert done.returncode == 0, done.stderr[-2000:]
+        line = next(line for line in done.stdout.splitlines() if line.startswith("step "))
+        state = tmp_path / (backend or "plain") / "checkpoints" / "step-00000001"
+        found.append((line.partition(", lr")[0], load_file(state / "model.safetensors")))
+    assert found[0][0] == found[1][0]
+    for name, value in found[0][1].items():
+        torch.testing.assert_close(found[1][1][name], value, msg=name)
+    done = run("stage1", "both", "compile=inductor", "accumulate=2")
+    assert done.returncode == 2 and "can't be compiled and accumulate" in done.stderr
 
 
 def test_schedule_warms_up_every_step_and_ends_at_the_final_rate():

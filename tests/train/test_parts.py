@@ -144,14 +144,17 @@ def whole_stage2(folder):
 
 @pytest.mark.parametrize(
     ("stage", "ranks", "accumulate"),
-    [("stage1", 2, 1), ("stage1", 1, 2), ("stage1", 2, 2), ("stage2", 2, 2)],
-)
+    [("stage1", 2, 1), ("stage1", 1, 2), ("stage1", 2, 2), ("stage2", 2, 2),
+     ("stage1 shard", 2, 2), ("stage2 shard", 2, 2)],
+)  # fmt: skip
 def test_ranks_and_turns_give_the_gradients_of_the_whole_batch(folder, stage, ranks, accumulate):
-    name = f"{stage}-{ranks}x{accumulate}"
+    stage, *sharded = stage.split()
+    name = f"{stage}-{ranks}x{accumulate}{''.join(sharded)}"
     command = [sys.executable]
     if ranks > 1:
         command += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
     command += ["-m", "tests.train.tiny_ranks", str(folder), stage, str(accumulate), name]
+    command += sharded
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]

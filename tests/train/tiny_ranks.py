@@ -1,6 +1,7 @@
 """One step of a stage in parts: `torchrun -m tests.train.tiny_ranks FOLDER STAGE ACCUMULATE NAME`.
 
-Writes the summed losses and the gradients of the whole batch to FOLDER/NAME.safetensors.
+Writes the summed losses and the gradients of the whole batch to FOLDER/NAME.safetensors. With a
+last word `shard`, the model is cut over the processes.
 """
 
 import os
@@ -15,6 +16,7 @@ from tests.tiny import STAGE1, Cells, language_model
 from train.config import Recipe
 from train.loop import train
 from train.parts import gather
+from train.sharding import whole
 
 BATCH = 8
 
@@ -25,6 +27,7 @@ def recipe(folder: Path, accumulate: int, name: str = "") -> Recipe:
         preset="tiny", data=f"{folder}/photos.tar", cache=f"{folder}/cache", batch_size=BATCH,
         accumulate=accumulate, output=f"{folder}/{name}", precision="no",
         token_keep=0.7, prompts=("describe this photo", "what is this"), clip_norm=0,
+        shard="shard" in sys.argv,
         warmup_steps=0, validate_every=100, save_every=100, weight_decay=0, learning_rate=1e-3,
     )  # fmt: skip
 
@@ -65,7 +68,7 @@ class Recorder(torch.optim.SGD):
     def step(self, closure=None):
         """Copy the gradients."""
         for name, parameter in zip(self.names, self.param_groups[0]["params"], strict=True):
-            self.found[name] = parameter.grad.clone()
+            self.found[name] = whole(parameter.grad).clone()
 
 
 def main() -> None:

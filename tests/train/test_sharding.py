@@ -1,0 +1,93 @@
+"""A model that is cut over two processes trains, is watched, saved and gone on with as a whole."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from blip2.checkpoints import read_tensors
+from blip2.errors import UserError
+from tests.train import tiny_stage
+from train.config import Recipe
+from train.loop import build_accelerator
+
+ROOT = Path(__file__).parents[2]
+
+
+def command(folder, stage, output, *settings):
+    """Run a stage in two processes; what it said."""
+    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    run += ["-m", "tests.train.tiny_stage", stage, f"{folder}/recipe.yaml"]
+    run += [f"output={folder}/{output}", "steps=4", "save_every=2", "keep=5", *settings]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(run, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sharding")
+    tiny_stage.prepare(folder)
+    (folder / "dev").mkdir()
+    tiny_stage.prepare(folder / "dev", names="d")
+    return folder
+
+
+def figures(said, what):
+    return [
+        float(line.partition(f"{what} ")[2].split(",")[0])
+        for line in said.splitlines()
+        if line.startswith("step ") and f"{what} " in line
+    ]
+
+
+def test_stage_1_cut_is_stage_1_whole(folder):
+    dev = f"dev_data={folder}/dev/photos.tar"
+    whole = command(folder, "stage1", "whole", dev)
+    cut = command(folder, "stage1", "cut", dev, "shard=true")
+    for name in ("itc", "itm", "itg", "itm_hard", "temperature"):
+        assert figures(cut, name) == pytest.approx(figures(whole, name), rel=2e-3)
+        assert len(figures(cut, name)) == (5 if name.startswith("it") and name != "itm_hard" else 1)
+    expected, found = (read_tensors(folder / name / "model") for name in ("whole", "cut"))
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=0, atol=4e-3)
+    # Both kinds of state hold whole tensors, and either goes on from the other's.
+    states = [folder / run / "checkpoints" / "step-00000002" for run in ("whole", "cut")]
+    for kind in ("model", "optimizer"):
+        one, other = (load_file(state / f"{kind}.safetensors") for state in states)
+        assert {n: v.shape for n, v in one.items()} == {n: v.shape for n, v in other.items()}
+    shutil.copytree(states[1], folder / "later" / "checkpoints" / "step-00000002")
+    command(folder, "stage1", "later", dev, "shard=true")
+    one, other = (
+        load_file(folder / run / "checkpoints" / "step-00000004" / "model.safetensors")
+        for run in ("cut", "later")
+    )
+    assert all(other[name].equal(value) for name, value in one.items())
+
+
+def test_stage_2_cuts_the_language_model_too(folder):
+    settings = [
+        "preset=tiny", f"start={folder}/start", "token_keep=1", "prompts=[describe this photo]",
+        f"dev_data={folder}/dev/photos.tar", "accumulate=1",
+    ]  # fmt: skip
+    whole = command(folder, "stage2", "whole2", *settings)
+    cut = command(folder, "stage2", "cut2", *settings, "shard=true")
+    assert figures(cut, "lm") == pytest.approx(figures(whole, "lm"), rel=2e-3)
+    assert len(figures(cut, "lm")) == 5
+    expected, found = (read_tensors(folder / name / "model") for name in ("whole2", "cut2"))
+    assert expected.keys() == found.keys() and not any("language" in name for name in found)
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=0, atol=4e-3)
+
+
+def test_one_process_has_nobody_to_share_with(tmp_path):
+    recipe = Recipe("x", "x", output=str(tmp_path), precision="no", shard=True)
+    with pytest.raises(UserError, match="shard: true needs several processes"):
+        build_accelerator(recipe)
