@@ -191,6 +191,35 @@ def test_photos_that_are_gone(shard):
         live.batch_at(0, 5)
 
 
+def test_rows_of_captions_questions_and_both(tmp_path):
+    qa = [{"question": "what?", "answers": ["dog", "dog", "cat"]}, {"question": "?", "answers": []},
+          {"question": "where?", "answers": ["here"]}]  # fmt: skip
+    said = ({"captions": ["a .", "b"], "qa": qa}, {"captions": ["c"]}, {"qa": qa[2:]})
+    for number, text in enumerate(said):
+        Image.new("RGB", (16, 16), (number * 90,) * 3).save(tmp_path / f"p{number}.png")
+        (tmp_path / f"p{number}.json").write_text(json.dumps({"image_id": f"p{number}"} | text))
+    found = {}
+    for texts in ("captions", "qa", "both"):
+        rows = CaptionedPhotos(str(tmp_path), build_image_encoder("corners"), "", texts=texts)
+        assert rows.steps_per_epoch(1) == len(rows)
+        batches = [rows.batch_at(step, 1) for step in range(3 * len(rows))]
+        found[texts] = [
+            (f"{round(float(b.features[0, 0, 0, 0]) * 255 / 90)}", b.questions[0], b.captions[0])
+            for b in batches
+        ]
+    captions, asked = found["captions"], found["qa"]
+    assert set(captions) == {("0", "", "a"), ("0", "", "b"), ("1", "", "c")}
+    # Answers take turns, so that in the long run each is drawn as often as it was given.
+    assert sorted(asked) == sorted(
+        [("0", "what?", "dog")] * 2 + [("0", "what?", "cat")]
+        + [("0", "where?", "here")] * 3 + [("2", "where?", "here")] * 3
+    )  # fmt: skip
+    assert set(found["both"]) == set(captions) | set(asked) and len(found["both"]) == 15
+    with pytest.raises(UserError, match=r"No photo in .* has answered questions"):
+        (tmp_path / "p0.json").unlink(), (tmp_path / "p2.json").unlink()
+        CaptionedPhotos(str(tmp_path), build_image_encoder("corners"), "", texts="qa")
+
+
 def test_features_resume_after_a_kill(shard):
     whole = np.array(photos(shard).features._view(0))
     path = next((shard.parent / "cache").glob("*.view0.npy"))

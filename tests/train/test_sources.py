@@ -129,6 +129,37 @@ def test_a_shard_that_is_named_twice_is_refused(folder, tmp_path):
         read(f"{tmp_path}/s-*.tar, {tmp_path}/s-000000.tar")
 
 
+def test_questions_of_vqa_v2(tmp_path):
+    photo = write_photo(tmp_path / "train2014" / "COCO_train2014_000000000042.jpg")
+    questions = [{"question_id": 420, "image_id": 42, "question": "What is it?"},
+                 {"question_id": 421, "image_id": 42, "question": "How many?"},
+                 {"question_id": 430, "image_id": 43, "question": "Where?"}]  # fmt: skip
+    answers = [
+        {"question_id": number, "answer_type": kind, "question_type": "what is",
+         "answers": [{"answer_id": n, "answer": text} for n, text in enumerate(said)]}
+        for number, kind, said in ((421, "number", ["2", "3"]), (420, "other", ["a dog"]),
+                                   (430, "other", ["here"]))
+    ]  # fmt: skip
+    (tmp_path / "q.json").write_text(
+        json.dumps({"data_subtype": "train2014", "questions": questions})
+    )
+    (tmp_path / "a.json").write_text(
+        json.dumps({"data_subtype": "train2014", "annotations": answers})
+    )
+    report = ShardReport()
+    found = read(f"{tmp_path}/q.json+{tmp_path}/a.json@{tmp_path}/train2014", report)
+    assert list(found) == ["42"] and found["42"].image == photo and not found["42"].captions
+    assert found["42"].qa == [
+        {"question": "What is it?", "answers": ["a dog"], "answer_type": "other",
+         "question_type": "what is"},
+        {"question": "How many?", "answers": ["2", "3"], "answer_type": "number",
+         "question_type": "what is"},
+    ]  # fmt: skip
+    assert [name for name, _ in report.broken] == ["COCO_train2014_000000000043.jpg"]
+    with pytest.raises(UserError, match=r"q\.json and .*q\.json is no JSON of .*KeyError"):
+        read(f"{tmp_path}/q.json+{tmp_path}/q.json@{tmp_path}")
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
