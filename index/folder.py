@@ -19,15 +19,15 @@ from index import manifest as manifests
 from index.embed import Embedded
 from index.library import Library, PhotoFile
 from index.manifest import IndexFileError, Manifest
-from index.store import FlatStore, VectorStore
+from index.segment import SegmentRecord
+from index.store import SegmentStore
 
 LOCK = "write.lock"
 LOCK_TIMEOUT = 10.0  # seconds; photos are embedded outside the lock, so writers hold it briefly
 
-_VECTORS = re.compile(r"vectors-\d+\.faiss(\.tmp)?")
+_VECTORS = re.compile(r"((embeddings|rows)-\d+\.npy|candidates-\d+\.faiss)(\.tmp)?")
 # What a `create` that was killed can have left.
-_BEGUN = {rows.NAME, f"{rows.NAME}-journal", LOCK, "vectors-0.faiss", "vectors-0.faiss.tmp"}
-_BEGUN |= {f"{manifests.NAME}.tmp"}
+_BEGUN = {rows.NAME, f"{rows.NAME}-journal", LOCK, f"{manifests.NAME}.tmp"}
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class State:
     """One generation of an index, never changed once made: searches go on in it."""
 
     manifest: Manifest
-    store: VectorStore
+    store: SegmentStore
     stamp: tuple[int, int, int]  # of the manifest's file: another one means another generation
 
 
@@ -70,7 +70,15 @@ class IndexFolder:
         self._state = self.load()
 
     @staticmethod
-    def create(path: Path, *, retriever: str, fingerprint: str, queries: int, dim: int) -> None:
+    def create(
+        path: Path,
+        *,
+        retriever: str,
+        fingerprint: str,
+        queries: int,
+        dim: int,
+        search: str = "auto",
+    ) -> None:
         """Make an index without photos.
 
         Parameters
@@ -81,6 +89,8 @@ class IndexFolder:
             Name and fingerprint of the model.
         queries, dim : int
             Vectors of a photo, and their width.
+        search : str
+            See `index.store.SegmentStore`.
 
         Raises
         ------
@@ -105,14 +115,10 @@ class IndexFolder:
                     queries=queries,
                     dim=dim,
                     photos=0,
-                    vectors=0,
-                    vectors_bytes=0,
-                    vectors_sha256="",
+                    store=SegmentStore(path, queries, dim, search=search).manifest(),
                     written=manifests.now(),
                 )
-                store = FlatStore(queries, dim)
-                size, sha256 = store.save(path / empty.vectors_file)
-                replace(empty, vectors_bytes=size, vectors_sha256=sha256).write(path)
+                empty.write(path)
 
     def state(self) -> State:
         """Return the committed state; read anew where another process has changed it."""
@@ -135,26 +141,33 @@ class IndexFolder:
             manifest = Manifest.read(self.path)
             self._check_model(manifest)
             try:
-                store = FlatStore.load(
-                    self.path / manifest.vectors_file,
-                    queries=manifest.queries,
-                    dim=manifest.dim,
-                    photos=manifest.photos,
-                    size=manifest.vectors_bytes,
-                    sha256=manifest.vectors_sha256,
-                )
                 self.library.check(manifest.library, manifest.generation, manifest.photos)
+                store = self._open_store(manifest)
             except (OSError, IndexFileError) as error:
                 if Manifest.read(self.path) != manifest:
                     continue  # a writer committed meanwhile and deleted what we came for
                 if isinstance(error, OSError):
                     raise IndexFileError(
-                        f"The index {self.path} is damaged: {manifest.vectors_file} cannot be "
-                        f"read ({error.strerror}); restore it from a copy or build the index "
-                        "anew in another folder."
+                        f"The index {self.path} is damaged: {Path(error.filename or '').name} "
+                        f"cannot be read ({error.strerror}); restore it from a copy or build the "
+                        "index anew in another folder."
                     ) from error
                 raise
             return State(manifest, store, stamp)
+
+    def _open_store(self, manifest: Manifest) -> SegmentStore:
+        photos = None
+        if sum(record["photos"] for record in manifest.store["segments"]) != manifest.photos:
+            with self.library.reading(manifest.generation) as reader:  # some were removed
+                photos = np.array(reader.ids(), dtype=np.int64)
+        shape = manifest.queries, manifest.dim
+        store = SegmentStore.open(self.path, *shape, manifest.store, photos)
+        if len(store) != manifest.photos:
+            raise IndexFileError(
+                f"The index {self.path} is damaged: its segments hold {len(store)} photos instead "
+                f"of {manifest.photos}; restore it from a copy."
+            )
+        return store
 
     def commit(self, embedded: Embedded | None, forget: Sequence[Path] = ()) -> Committed:
         """Change the index: wholly, or, if anything fails or the process dies, not at all.
@@ -208,21 +221,21 @@ class IndexFolder:
                 self._publish(state, store)
             return Committed(len(new), len(forgotten), again)
 
-    def _publish(self, old: State, store: VectorStore) -> None:
+    def _publish(self, old: State, store: SegmentStore) -> None:
         generation = old.manifest.generation + 1
         following = replace(old.manifest, generation=generation, written=manifests.now())
         if store is not old.store:
-            following = replace(following, vectors=generation, photos=len(store))
-            size, sha256 = store.save(self.path / following.vectors_file)
-            following = replace(following, vectors_bytes=size, vectors_sha256=sha256)
+            following = replace(following, store=store.manifest(), photos=len(store))
         following.write(self.path)
         self._state = State(following, store, self._stamp())
         self._tidy(following)
 
     def _tidy(self, manifest: Manifest) -> None:
-        """Delete vectors of no use any more, and those of killed writers."""
+        """Delete segments of no use any more, and those of killed writers."""
+        records = [SegmentRecord(**record) for record in manifest.store["segments"]]
+        needed = {name for record in records for name in record.files()}
         for name in os.listdir(self.path):
-            if _VECTORS.fullmatch(name) and name != manifest.vectors_file:
+            if _VECTORS.fullmatch(name) and name not in needed:
                 (self.path / name).unlink()
 
     def _stamp(self) -> tuple[int, int, int]:

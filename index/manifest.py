@@ -1,15 +1,16 @@
 """The manifest: one small file that says which vectors and which rows are the index.
 
-An index folder holds ``library.sqlite`` (photos and their files), ``vectors-<generation>.faiss``
-and ``manifest.json``. A change is made in this order, each step synced to the disk before the next:
+An index folder holds ``library.sqlite`` (photos and their files), segments of embeddings (see
+`index.segment`) and ``manifest.json``. A change is made in this order, each step synced to the disk
+before the next:
 
 1. rows stamped with the next generation go into SQLite, in one transaction;
-2. a new vectors file is written aside and renamed; no file in use is overwritten;
+2. new segments are written aside and renamed; no file in use is overwritten;
 3. a new manifest is written aside and renamed over the old one: this is the commit;
-4. the old vectors file is deleted.
+4. segments that it no longer names are deleted.
 
-A reader takes the generation from the manifest, reads the vectors file named there and sees only
-the rows of that generation (see `index.library`). Before step 3 all it can see is the old
+A reader takes the generation from the manifest, opens the segments named there and sees only the
+rows of that generation (see `index.library`). Before step 3 all it can see is the old
 state, from step 3 on all it can see is the new one, wherever the writer is killed. What a killed
 writer left behind is cleared by the next one.
 """
@@ -27,7 +28,7 @@ from blip2.cache import sync
 from blip2.errors import UserError
 
 NAME = "manifest.json"
-FORMAT = 1
+FORMAT = 2
 
 
 class IndexFileError(UserError):
@@ -49,9 +50,9 @@ class Manifest:
     queries, dim : int
         Vectors of a photo, and their width.
     photos : int
-        Photos in the index; the vectors file holds ``photos * queries`` vectors.
-    vectors, vectors_bytes, vectors_sha256 : int, int, str
-        Generation, size and digest of the vectors file; a change of file names alone writes none.
+        Photos in the index.
+    store : dict
+        Segments with sizes and digests, see `index.store`.
     written : str
         Date of this generation, ISO 8601, UTC.
     """
@@ -63,15 +64,8 @@ class Manifest:
     queries: int
     dim: int
     photos: int
-    vectors: int
-    vectors_bytes: int
-    vectors_sha256: str
+    store: dict
     written: str
-
-    @property
-    def vectors_file(self) -> str:
-        """Name of the vectors file, derived so that a manifest can name no other file."""
-        return f"vectors-{self.vectors}.faiss"
 
     def write(self, folder: Path) -> None:
         """Make this the state of the index, at one stroke."""

@@ -218,7 +218,8 @@ class PhotoIndex:
         hits = []
         for score, places in self._nearest(query, max(k, rerank)):
             there = [path for path in places if os.path.isfile(path)]
-            hits.append(Hit(0, (there or places)[0], score, None, missing=not there))
+            # Half precision leaves a vector a ten-thousandth longer than 1.
+            hits.append(Hit(0, (there or places)[0], min(score, 1.0), None, missing=not there))
         hits = self._rerank(hits[:rerank], text) + hits[rerank:]
         return [replace(hit, rank=rank) for rank, hit in enumerate(hits[:k], start=1)]
 
@@ -243,7 +244,7 @@ class PhotoIndex:
             "queries": manifest.queries,
             "dim": manifest.dim,
             "store": state.store.kind,
-            "vectors_bytes": manifest.vectors_bytes,
+            "vectors_bytes": state.store.size(),
             "generation": manifest.generation,
             "written": manifest.written,
         }
@@ -266,6 +267,7 @@ class PhotoIndex:
             problems = library.damage()
             if state.store.ids().tolist() != library.ids():
                 problems.append("photos and vectors differ")
+            problems += state.store.damage()
             files = library.files()
         if problems:
             raise IndexFileError(

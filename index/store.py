@@ -1,20 +1,24 @@
-"""Vectors of photos and the search over them: a small interface and its FAISS implementation.
+"""The vectors of an index: a small interface, and its own implementation in files.
 
-The similarity of a query and a photo is the *best* of the photo's Q vectors. FAISS ranks single
-vectors, so the work here is to get from those to photos without losing one.
+The similarity of a query and a photo is the *best* of the photo's Q vectors. Few photos are all
+compared; of many, FAISS names some hundreds that are then compared exactly (:mod:`index.segment`).
 """
 
-import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Protocol
 
-import faiss
 import numpy as np
 
-from index.manifest import IndexFileError, file_sha256, write_aside
+from index.segment import BLOCK, Segment, SegmentRecord, write_segment
 
-_RESCORED_AT_ONCE = 256  # photos; bounds the memory of exact scores
+CANDIDATES_FROM = 20_000  # photos of a segment; fewer are compared one and all
+FANOUT = 8  # segments of like size that are put together into one
+DEAD = 0.3  # share of removed photos from which a segment is written anew
+# What is looked into: lists of a segment, vectors by their codes, photos that are then compared.
+PROBES, VECTORS, COMPARED = 96, 4096, 512
+SEARCHES = ("auto", "exhaustive", "candidates")
 
 
 class VectorStore(Protocol):
@@ -31,35 +35,108 @@ class VectorStore(Protocol):
     def changed(
         self, ids: Sequence[int], embeddings: np.ndarray, removed: Sequence[int]
     ) -> "VectorStore":
-        """Return a copy without ``removed`` and with new photos; readers of this one go on."""
+        """Return a store without ``removed`` and with new photos; readers of this one go on."""
 
-    def nearest(self, query: np.ndarray, count: int) -> list[tuple[int, float]]:
+    def nearest(
+        self, query: np.ndarray, count: int, among: np.ndarray | None = None
+    ) -> list[tuple[int, float]]:
         """Return the best photos for a query ``[d]`` as (photo id, score), best first."""
 
-    def save(self, path: Path) -> tuple[int, str]:
-        """Write the store to a file; returns its size in bytes and its SHA-256."""
+    def embeddings_of(self, photo: int) -> np.ndarray:
+        """Return a photo's vectors, ``[Q, d]`` float32."""
+
+    def manifest(self) -> dict:
+        """Return what the manifest keeps of it."""
+
+    def files(self) -> set[str]:
+        """Return the names of its files in the index folder."""
 
 
-class FlatStore:
-    """All query vectors of all photos in one FAISS index, searched in full: exact.
+class SegmentStore:
+    """Segments of photos in an index folder, none of which is ever changed.
 
-    Vector ``photo id * Q + q`` is the q-th query of a photo.
+    New photos become a new segment; segments of like size are put together when there are
+    ``FANOUT`` of them, so that there are few, and each photo is written again a few times only.
 
     Parameters
     ----------
+    folder : Path
+        Of the index.
     queries, dim : int
         Vectors of a photo, and their width.
+    segments : sequence of Segment
+        Open.
+    photos : np.ndarray, optional
+        ``[N]`` int64, ascending: those that are in the index; by default all of the segments'.
+    search : str
+        ``"auto"``, or ``"exhaustive"`` or ``"candidates"`` whatever the size.
+    following : int
+        Number of the next segment; none is used twice.
     """
 
-    kind = "flat (FAISS IndexFlatIP, exhaustive and exact)"
+    def __init__(
+        self,
+        folder: Path,
+        queries: int,
+        dim: int,
+        segments: Sequence[Segment] = (),
+        photos: np.ndarray | None = None,
+        search: str = "auto",
+        following: int = 1,
+    ) -> None:
+        self.folder, self.queries, self.dim, self.search = folder, queries, dim, search
+        self._following = following
+        self.segments = list(segments)
+        written = (
+            np.concatenate([s.photos for s in segments]) if segments else np.empty(0, np.int64)
+        )
+        self._photos = np.sort(written) if photos is None else photos
+        # Rows of each segment that are in the index; None where all of them are.
+        self._live = [
+            None
+            if len(self._photos) == len(written)
+            else np.flatnonzero(_within(s.photos, self._photos))
+            for s in segments
+        ]
 
-    def __init__(self, queries: int, dim: int) -> None:
-        self.queries = queries
-        self.dim = dim
-        self._index = faiss.IndexIDMap2(faiss.IndexFlatIP(dim))
+    @classmethod
+    def open(
+        cls, folder: Path, queries: int, dim: int, kept: dict, photos: np.ndarray | None
+    ) -> "SegmentStore":
+        """Open the segments that a manifest names.
+
+        Parameters
+        ----------
+        folder, queries, dim
+            As for the class.
+        kept : dict
+            From :meth:`manifest`.
+        photos : np.ndarray, optional
+            Those in the index, ascending, where some were removed.
+
+        Raises
+        ------
+        IndexFileError
+            A file is damaged.
+        FileNotFoundError
+            One is not there.
+        """
+        segments = [
+            Segment(folder, SegmentRecord(**record), queries, dim) for record in kept["segments"]
+        ]
+        return cls(folder, queries, dim, segments, photos, kept["search"], kept["following"])
+
+    @property
+    def kind(self) -> str:
+        """How it searches, for `info`."""
+        fast = [s.candidates.kind for s in self.segments if s.candidates is not None]
+        if not fast:
+            return "exhaustive: every photo is compared, exactly"
+        return f"{fast[0]} names candidates in {len(fast)} of {len(self.segments)} segments, " \
+            "which are compared exactly"  # fmt: skip
 
     def __len__(self) -> int:
-        return self._index.ntotal // self.queries
+        return len(self._photos)
 
     def ids(self) -> np.ndarray:
         """Return the photo ids, ascending.
@@ -69,50 +146,71 @@ class FlatStore:
         np.ndarray
             ``[N]`` int64.
         """
-        return np.unique(faiss.vector_to_array(self._index.id_map) // self.queries)
+        return self._photos
+
+    def manifest(self) -> dict:
+        """Return what the manifest keeps of it."""
+        return {
+            "search": self.search,
+            "following": self._following,
+            "segments": [asdict(segment.record) for segment in self.segments],
+        }
+
+    def files(self) -> set[str]:
+        """Return the names of its files in the index folder."""
+        return {name for segment in self.segments for name in segment.record.files()}
+
+    def size(self) -> int:
+        """Bytes of its embeddings on the disk."""
+        return sum(segment.record.bytes for segment in self.segments)
 
     def changed(
         self, ids: Sequence[int], embeddings: np.ndarray, removed: Sequence[int]
-    ) -> "FlatStore":
-        """Return a changed copy; this store stays as it is, so that searches can go on in it.
+    ) -> "SegmentStore":
+        """Return a changed store; this one stays as it is, so that searches can go on in it.
 
         Parameters
         ----------
         ids : sequence of int
-            New photos.
+            New photos, ascending, all above those in the store.
         embeddings : np.ndarray
-            ``[len(ids), Q, d]`` float32, unit length.
+            ``[len(ids), Q, d]``, unit length.
         removed : sequence of int
             Photos to leave out.
 
         Returns
         -------
-        FlatStore
+        SegmentStore
+            Its new files are written; they are part of the index once a manifest names them.
         """
         if embeddings.shape != (len(ids), self.queries, self.dim):
             raise ValueError(
                 f"expected embeddings {(len(ids), self.queries, self.dim)}, got {embeddings.shape}"
             )
-        vectors = np.ascontiguousarray(embeddings, dtype=np.float32).reshape(-1, self.dim)
         # The margin of `nearest` holds for unit vectors only; NaN fails this test as well.
-        if not (np.abs((vectors**2).sum(axis=1) - 1) < 1e-2).all():
+        lengths = np.einsum("nqd,nqd->nq", embeddings, embeddings, dtype=np.float32)
+        if not (np.abs(lengths - 1) < 1e-2).all():
             raise ValueError("embeddings must be finite and of unit length")
-        copy = FlatStore(self.queries, self.dim)
-        copy._index = faiss.clone_index(self._index)
-        if len(removed):
-            copy._index.remove_ids(self._vector_ids(removed))
+        kept = self._photos[~np.isin(self._photos, np.asarray(removed, dtype=np.int64))]
+        photos = np.concatenate([kept, np.asarray(ids, dtype=np.int64)])
+        new = SegmentStore(self.folder, self.queries, self.dim, following=self._following)
+        new.search = self.search
+        segments = list(self.segments)
         if len(ids):
-            copy._index.add_with_ids(vectors, self._vector_ids(ids))
-        return copy
+            segments.append(new._written([(np.asarray(ids), embeddings)], len(ids)))
+        segments = new._put_together(segments, photos)
+        return SegmentStore(
+            self.folder, self.queries, self.dim, segments, photos, self.search, new._following
+        )
 
-    def nearest(self, query: np.ndarray, count: int) -> list[tuple[int, float]]:
-        """Return the best photos for a query, exactly.
+    def nearest(
+        self, query: np.ndarray, count: int, among: np.ndarray | None = None
+    ) -> list[tuple[int, float]]:
+        """Return the best photos for a query.
 
-        The best k vectors may belong to fewer than ``count`` photos, since siblings crowd together,
-        so k is doubled until enough photos are found. It is doubled also until the worst vector
-        found lies below the last photo wanted by more than rounding can move a score: FAISS returns
-        equal vectors in no promised order, and only then can no photo outside tie with one inside.
-        Then all Q vectors of every candidate are scored again in one fixed order of summation.
+        Photos that are compared, all or the candidates, are scored by a matrix product first. Those
+        that rounding might put among the best are then scored again in one fixed order of
+        summation: the result is that of comparing them one by one, ties by photo id.
 
         Parameters
         ----------
@@ -120,129 +218,142 @@ class FlatStore:
             ``[d]`` float32, unit length.
         count : int
             Photos wanted.
+        among : np.ndarray, optional
+            ``[M]`` int64, ascending: only these photos.
 
         Returns
         -------
         list of (int, float)
-            Photo id and score, best first, ties by photo id; shorter than ``count`` only if the
-            store holds fewer photos.
+            Photo id and score, best first; shorter than ``count`` only if there are fewer photos.
         """
         query = np.ascontiguousarray(query, dtype=np.float32)
         assert query.shape == (self.dim,), f"expected a query [{self.dim}], got {query.shape}"
-        total = self._index.ntotal
-        count = min(count, len(self))
         if count < 1:
             return []
         # A dot product of d unit-length float32 terms is off by at most d * 2**-24, in any order.
-        margin = 2.1 * (self.dim + 2) * 2.0**-24
-        k = min(total, max(64, 8 * count))
-        while True:
-            scores, vectors = self._index.search(query[None], k)  # [1, k] each, best first
-            photos, first = np.unique(vectors[0] // self.queries, return_index=True)
-            if k == total:
-                break
-            if len(photos) >= count:
-                last_wanted = np.sort(scores[0][first])[-count]
-                if scores[0, -1] < last_wanted - margin:
-                    break
-            k = min(total, 2 * k)
-        exact = self._exact_scores(query, photos)
-        order = np.lexsort((photos, -exact))[:count]
-        return [(int(photos[i]), float(exact[i])) for i in order]
+        margin = np.float32(2.1 * (self.dim + 2) * 2.0**-24)
+        photos, exact = [], []
+        for segment, live in zip(self.segments, self._live, strict=True):
+            rows = self._rows(segment, live, query, count, among)
+            if not len(rows):
+                continue
+            scores = segment.scores(query, rows)
+            if len(rows) > count:
+                last = np.partition(scores, -count)[-count]
+                rows = rows[scores >= last - margin]
+            photos.append(segment.photos[rows])
+            exact.append(_in_blocks(segment, query, rows))
+        if not photos:
+            return []
+        found, scored = np.concatenate(photos), np.concatenate(exact)
+        order = np.lexsort((found, -scored))[:count]
+        return [(int(found[i]), float(scored[i])) for i in order]
 
-    def save(self, path: Path) -> tuple[int, str]:
-        """Write the vectors to a file, aside and synced.
-
-        Parameters
-        ----------
-        path : Path
-            Its final name.
-
-        Returns
-        -------
-        int, str
-            Size in bytes and SHA-256 of what was meant to be written.
-        """
-        digest = hashlib.sha256()
-        size = 0
-
-        def write(file: BinaryIO) -> None:
-            def write_piece(piece: bytes) -> int:
-                nonlocal size
-                digest.update(piece)
-                size += len(piece)
-                return file.write(piece)
-
-            faiss.write_index(self._index, faiss.PyCallbackIOWriter(write_piece))
-
-        write_aside(path, write)
-        return size, digest.hexdigest()
-
-    @classmethod
-    def load(
-        cls, path: Path, *, queries: int, dim: int, photos: int, size: int, sha256: str
-    ) -> "FlatStore":
-        """Read vectors, having made sure that they are the ones that were written.
-
-        Parameters
-        ----------
-        path : Path
-            The file.
-        queries, dim, photos : int
-            What it must hold.
-        size, sha256 : int, str
-            What `save` returned.
-
-        Returns
-        -------
-        FlatStore
+    def embeddings_of(self, photo: int) -> np.ndarray:
+        """Return a photo's vectors, ``[Q, d]`` float32.
 
         Raises
         ------
-        IndexFileError
-            If the file is damaged or holds something else.
-        FileNotFoundError
-            If it is not there.
+        KeyError
+            The photo is not in the store.
         """
-        damaged = (
-            f"The vectors file {path} is damaged ({{}}); "
-            "restore the index from a copy or build it anew in another folder."
+        for segment in self.segments:
+            row = int(np.searchsorted(segment.photos, photo))
+            if row < len(segment) and segment.photos[row] == photo:
+                return segment.read(np.array([row]))[0].astype(np.float32)
+        raise KeyError(photo)
+
+    def damage(self) -> list[str]:
+        """What is wrong with the files, read as a whole."""
+        return [problem for segment in self.segments for problem in segment.damage()]
+
+    def _rows(
+        self,
+        segment: Segment,
+        live: np.ndarray | None,
+        query: np.ndarray,
+        count: int,
+        among: np.ndarray | None,
+    ) -> np.ndarray:
+        """Rows of a segment to compare: all that may be found, or FAISS's candidates of them."""
+        allowed = live
+        if among is not None:
+            inside = np.flatnonzero(_within(segment.photos, among))
+            allowed = inside if live is None else np.intersect1d(inside, live, assume_unique=True)
+        size = len(segment) if allowed is None else len(allowed)
+        everything = np.arange(len(segment)) if allowed is None else allowed
+        if segment.candidates is None or size <= COMPARED * 4:
+            return everything
+        compared = max(COMPARED, 8 * count)
+        vectors, probes = max(VECTORS, compared * 8), PROBES
+        while True:
+            rows = segment.candidates.rows(query, vectors, probes)
+            if allowed is not None:
+                rows = rows[_within(rows, allowed)]
+            if len(rows) >= min(compared, size) // 4 or probes >= segment.candidates.index.nlist:
+                break
+            vectors, probes = vectors * 4, probes * 4  # siblings crowd, or few are allowed
+        # Where even that leaves fewer photos than are wanted, all are compared.
+        return rows[:compared] if len(rows) >= min(count, size) else everything
+
+    def _put_together(self, segments: list[Segment], photos: np.ndarray) -> list[Segment]:
+        """Merge segments of like size where there are many, and drop what was removed."""
+        live = [int(_within(s.photos, photos).sum()) for s in segments]
+        segments = [s for s, count in zip(segments, live, strict=True) if count]
+        live = [count for count in live if count]
+        for position, (segment, count) in enumerate(zip(segments, live, strict=True)):
+            if count < (1 - DEAD) * len(segment):
+                segments[position] = self._merged([segment], photos, count)
+        while True:
+            tiers: dict[int, list[int]] = {}
+            for position, count in enumerate(live):
+                tiers.setdefault(int(np.log(max(count, 64)) / np.log(FANOUT)), []).append(position)
+            crowded = next((rows for _, rows in sorted(tiers.items()) if len(rows) >= FANOUT), None)
+            if crowded is None:
+                return segments
+            total = sum(live[position] for position in crowded)
+            merged = self._merged([segments[position] for position in crowded], photos, total)
+            left = [p for p in range(len(segments)) if p not in crowded]
+            segments = [*(segments[p] for p in left), merged]
+            live = [*(live[p] for p in left), total]
+
+    def _merged(self, segments: list[Segment], photos: np.ndarray, total: int) -> Segment:
+        def parts() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+            # Photos of different segments may interleave; each part takes the lowest that are left.
+            numbers = np.concatenate([np.full(len(s), i) for i, s in enumerate(segments)])
+            rows = np.concatenate([np.arange(len(s)) for s in segments])
+            ids = np.concatenate([s.photos for s in segments])
+            kept = np.flatnonzero(_within(ids, photos))
+            order = kept[np.argsort(ids[kept], kind="stable")]
+            for start in range(0, len(order), BLOCK):
+                some = order[start : start + BLOCK]
+                block = np.empty((len(some), self.queries, self.dim), dtype=np.float16)
+                for number, segment in enumerate(segments):
+                    here = np.flatnonzero(numbers[some] == number)
+                    if len(here):
+                        block[here] = segment.read(rows[some[here]])
+                yield ids[some], block
+
+        return self._written(parts(), total)
+
+    def _written(self, parts: Iterable, total: int) -> Segment:
+        number, self._following = self._following, self._following + 1
+        fast = {"auto": total >= CANDIDATES_FROM, "exhaustive": False, "candidates": True}
+        record = write_segment(
+            self.folder, number, parts, (total, self.queries, self.dim), fast[self.search]
         )
-        with path.open("rb") as file:
-            if (found := path.stat().st_size) != size:
-                raise IndexFileError(damaged.format(f"{found:,} bytes instead of {size:,}"))
-            if file_sha256(file) != sha256:
-                raise IndexFileError(damaged.format("its SHA-256 does not match the manifest's"))
-            file.seek(0)
-            try:
-                index = faiss.read_index(faiss.PyCallbackIOReader(file.read))
-            except RuntimeError as error:
-                raise IndexFileError(damaged.format("FAISS cannot read it")) from error
-        store = cls(queries, dim)
-        if (
-            not isinstance(index, faiss.IndexIDMap2)
-            or not isinstance(faiss.downcast_index(index.index), faiss.IndexFlatIP)
-            or (index.d, index.ntotal) != (dim, photos * queries)
-        ):
-            raise IndexFileError(damaged.format("it does not hold what the manifest says"))
-        store._index = index
-        return store
+        return Segment(self.folder, record, self.queries, self.dim)
 
-    def _vector_ids(self, photos: Sequence[int] | np.ndarray) -> np.ndarray:
-        first = np.asarray(photos, dtype=np.int64)[:, None] * self.queries
-        return (first + np.arange(self.queries)).reshape(-1)  # [N * Q]
 
-    def _exact_scores(self, query: np.ndarray, photos: np.ndarray) -> np.ndarray:
-        """Score photos by all their vectors, so that equal vectors get equal scores.
+def _in_blocks(segment: Segment, query: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Exact scores, a bounded number of photos at a time."""
+    blocks = range(0, len(rows), BLOCK // 4)
+    return np.concatenate([segment.exact_scores(query, rows[b : b + BLOCK // 4]) for b in blocks])
 
-        A matrix product may sum in an order that depends on the row, which would break ties by
-        chance; a sum along the last axis has one order for all rows.
-        """
-        best = np.empty(len(photos), dtype=np.float32)
-        wide = query.astype(np.float64)
-        for start in range(0, len(photos), _RESCORED_AT_ONCE):
-            some = photos[start : start + _RESCORED_AT_ONCE]
-            vectors = self._index.reconstruct_batch(self._vector_ids(some))  # [n * Q, d]
-            scores = (vectors * wide).sum(axis=-1).reshape(len(some), self.queries)
-            best[start : start + len(some)] = scores.max(axis=1)
-        return best
+
+def _within(ids: np.ndarray, sorted_ids: np.ndarray) -> np.ndarray:
+    """Which of ``ids`` are in an ascending array: ``[n]`` bool."""
+    if not len(sorted_ids):
+        return np.zeros(len(ids), dtype=bool)
+    places = np.minimum(np.searchsorted(sorted_ids, ids), len(sorted_ids) - 1)
+    return sorted_ids[places] == ids

@@ -20,7 +20,7 @@ from tests.index.fake_retriever import FakeRetriever
 
 WRITING = tuple(
     str(Path(folder.__file__).with_name(name))
-    for name in ("folder.py", "library.py", "manifest.py", "store.py")
+    for name in ("folder.py", "library.py", "manifest.py", "segment.py", "store.py")
 )
 
 

@@ -15,7 +15,7 @@ from blip2.errors import UserError
 from index import IndexFileError, PhotoIndex
 from index import folder as index_folder
 from index.embed import Embedded
-from index.store import FlatStore
+from index.store import SegmentStore
 from tests.index.fake_retriever import FakeRetriever, paint
 
 
@@ -37,16 +37,29 @@ def refusal(folder: Path, retriever) -> str:
 
 
 def vectors(folder: Path) -> Path:
-    (path,) = folder.glob("vectors-*.faiss")
+    (path,) = folder.glob("embeddings-*.npy")
     return path
 
 
-@pytest.mark.parametrize("place", [0, 40, 200, -1])
+@pytest.mark.parametrize("place", [0, 9, 40, 200, 300, -1])
 def test_one_flipped_bit_in_the_vectors(folder, retriever, place):
+    """Noticed when the file is opened, or when the photo is first compared with a text."""
     data = bytearray(vectors(folder).read_bytes())
     data[place] ^= 1
     vectors(folder).write_bytes(data)
-    assert "SHA-256" in refusal(folder, retriever)
+    with pytest.raises(IndexFileError, match=r"(?s)embeddings-1\.npy of the index is damaged"):
+        PhotoIndex.open(folder, retriever).search("red")
+    with pytest.raises(IndexFileError, match="damaged"):
+        PhotoIndex.open(folder, None).verify()
+
+
+@pytest.mark.parametrize("place", [0, 60, 128, -1])
+def test_one_flipped_bit_in_the_rows(folder, retriever, place):
+    path = folder / "rows-1.npy"
+    data = bytearray(path.read_bytes())
+    data[place] ^= 1
+    path.write_bytes(data)
+    assert "rows-1.npy" in refusal(folder, retriever)
 
 
 def test_vectors_cut_or_gone(folder, retriever):
@@ -54,7 +67,7 @@ def test_vectors_cut_or_gone(folder, retriever):
     vectors(folder).write_bytes(data[:100])
     assert f"100 bytes instead of {len(data):,}" in refusal(folder, retriever)
     vectors(folder).unlink()
-    assert "vectors-1.faiss cannot be read (No such file" in refusal(folder, retriever)
+    assert "embeddings-1.npy cannot be read (No such file" in refusal(folder, retriever)
 
 
 def test_vectors_of_another_index(folder, retriever, tmp_path):
@@ -87,7 +100,7 @@ def test_rows_spoilt_or_gone(folder, retriever):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "null", "[]", "{}", '{"format": 1}', "[" * 10_000, b"\xff\xfe\x00"]
+    "text", ["", "{", "null", "[]", "{}", '{"format": 2}', "[" * 10_000, b"\xff\xfe\x00"]
 )
 def test_manifest_spoilt(folder, retriever, text):
     (folder / "manifest.json").write_bytes(text if isinstance(text, bytes) else text.encode())
@@ -102,10 +115,10 @@ def test_one_changed_digit_in_the_manifest(folder, retriever):
 
 
 def test_another_format(folder, retriever, monkeypatch, tmp_path):
-    monkeypatch.setattr("index.manifest.FORMAT", 2)
+    monkeypatch.setattr("index.manifest.FORMAT", 3)
     PhotoIndex.create(tmp_path / "later", retriever)
     monkeypatch.undo()
-    assert "has format 2, this version reads format 1" in refusal(tmp_path / "later", retriever)
+    assert "has format 3, this version reads format 2" in refusal(tmp_path / "later", retriever)
 
 
 def test_another_model(folder):
@@ -257,8 +270,8 @@ def test_a_search_overtaken_by_commits(folder, library, retriever, photos, tmp_p
     store = library._folder.state().store
     nearest = store.nearest
 
-    def slowly(query, count):
-        found = nearest(query, count)
+    def slowly(query, count, among=None):
+        found = nearest(query, count, among)
         other.remove([photos / "half.png"])
         other.remove([photos / "sea"])
         other.add([paint(tmp_path / "g.png", "green")])
@@ -270,16 +283,17 @@ def test_a_search_overtaken_by_commits(folder, library, retriever, photos, tmp_p
 
 def test_opening_while_another_commits(folder, library, retriever, photos, monkeypatch):
     """The vectors named by the manifest just read are gone: there is a newer manifest."""
-    load = FlatStore.load
+    load = SegmentStore.open
 
     def late(*args, **kwargs):
         monkeypatch.undo()
         library.remove([photos / "red.png"])
+        library.remove([photos / "half.png"])
         return load(*args, **kwargs)
 
-    monkeypatch.setattr(FlatStore, "load", late)
+    monkeypatch.setattr(SegmentStore, "open", late)
     index = PhotoIndex.open(folder, retriever)
-    assert [hit.path.name for hit in index.search("red")] == ["half.png", "blue.png"]
+    assert [hit.path.name for hit in index.search("red")] == ["blue.png"]
 
 
 def test_a_failure_of_the_model_changes_nothing(folder, retriever, tmp_path):
@@ -297,7 +311,8 @@ def test_manifest_names_what_lies_there(folder, library):
     fields = json.loads((folder / "manifest.json").read_text())
     assert fields["fingerprint"] == "c0ffee"
     assert fields["photos"] == len(library) == 3
-    assert fields["vectors_bytes"] == vectors(folder).stat().st_size
+    (record,) = fields["store"]["segments"]
+    assert record["bytes"] == vectors(folder).stat().st_size and record["photos"] == 3
 
 
 def test_nothing_to_commit(folder, library):

@@ -1,0 +1,242 @@
+"""A segment: photos' embeddings in half precision, in a file that is never changed.
+
+Its files are named by its number: ``embeddings-N.npy``, ``[n, Q, d]``, is mapped into memory, so
+that opening it takes no time and searching reads what it needs; ``rows-N.npy`` says which photo
+each row is and holds a checksum of its embeddings, which is compared when they are first read: a
+damaged photo is noticed before it is ranked, without reading all of them first. Large segments have
+``candidates-N.faiss``, too, which names photos worth looking at (:mod:`index.candidates`).
+"""
+
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from index.candidates import Candidates
+from index.manifest import IndexFileError, file_sha256, write_aside
+
+BLOCK = 1024  # photos that are scored at once
+ROW = np.dtype([("photo", "<i8"), ("check", "<u4")])
+
+
+@dataclass(frozen=True)
+class SegmentRecord:
+    """What the manifest says of a segment.
+
+    Parameters
+    ----------
+    number : int
+        Drawn once; names the files.
+    photos : int
+        Rows, those of photos that were removed since included.
+    bytes, sha256 : int, str
+        Of the embeddings file.
+    rows_sha256, candidates_sha256 : str
+        Of the others; "" where there is none.
+    """
+
+    number: int
+    photos: int
+    bytes: int
+    sha256: str
+    rows_sha256: str
+    candidates_sha256: str = ""
+
+    def files(self) -> list[str]:
+        """Names of its files."""
+        names = [f"embeddings-{self.number}.npy", f"rows-{self.number}.npy"]
+        return names + ([f"candidates-{self.number}.faiss"] if self.candidates_sha256 else [])
+
+
+class Segment:
+    """A segment on the disk, open for searching.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the index.
+    record : SegmentRecord
+        What it must hold.
+    queries, dim : int
+        Vectors of a photo, and their width.
+
+    Attributes
+    ----------
+    photos : np.ndarray
+        ``[n]`` int64, the photo of each row, ascending.
+
+    Raises
+    ------
+    IndexFileError
+        A file is damaged or of another segment.
+    FileNotFoundError
+        One is not there.
+    """
+
+    def __init__(self, folder: Path, record: SegmentRecord, queries: int, dim: int) -> None:
+        self.folder, self.record = folder, record
+        paths = [folder / name for name in record.files()]
+        rows = _checked(paths[1], record.rows_sha256)
+        size = paths[0].stat().st_size
+        if size != record.bytes:
+            raise _damage(paths[0], f"{size:,} bytes instead of {record.bytes:,}")
+        # Copy on write: torch wants memory that could be written, the file stays as it is.
+        try:
+            self.embeddings = np.load(paths[0], mmap_mode="c", allow_pickle=False)
+            table = np.load(paths[1], allow_pickle=False)
+        except (ValueError, OSError, EOFError) as error:
+            raise _damage(paths[0], "its header does not parse") from error
+        shape = (record.photos, queries, dim)
+        if self.embeddings.shape != shape or self.embeddings.dtype != np.float16 or len(rows) < 1:
+            raise _damage(paths[0], f"it holds {self.embeddings.shape} instead of {shape}")
+        if table.dtype != ROW or table.shape != (record.photos,):
+            raise _damage(paths[1], "it holds something else")
+        self.photos, self._checks = table["photo"].copy(), table["check"].copy()
+        self._compared = np.zeros(record.photos, dtype=bool)
+        self.candidates = None
+        if record.candidates_sha256:
+            _checked(paths[2], record.candidates_sha256)
+            self.candidates = Candidates.load(paths[2], queries, dim, record.photos)
+
+    def __len__(self) -> int:
+        return len(self.photos)
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        """Embeddings of rows, compared with their checksums when they are first read.
+
+        Parameters
+        ----------
+        rows : np.ndarray
+            ``[n]``.
+
+        Returns
+        -------
+        np.ndarray
+            ``[n, Q, d]`` float16.
+
+        Raises
+        ------
+        IndexFileError
+            A row is damaged.
+        """
+        found = self.embeddings[rows]
+        for row, own in zip(rows[~self._compared[rows]], found[~self._compared[rows]], strict=True):
+            if zlib.crc32(own) != self._checks[row]:
+                path = self.folder / self.record.files()[0]
+                raise _damage(path, f"photo {self.photos[row]} is not what was written")
+        self._compared[rows] = True
+        return found
+
+    def scores(self, query: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Similarities of rows, to within rounding: the best of each row's ``Q`` cosines.
+
+        Parameters
+        ----------
+        query : np.ndarray
+            ``[d]`` float32.
+        rows : np.ndarray
+            ``[n]``.
+
+        Returns
+        -------
+        np.ndarray
+            ``[n]`` float32.
+        """
+        import torch  # late: `info` and `verify` need none
+
+        best = np.empty(len(rows), dtype=np.float32)
+        asked = torch.from_numpy(query)
+        for start in range(0, len(rows), BLOCK):
+            some = torch.from_numpy(self.read(rows[start : start + BLOCK])).float()  # [n, Q, d]
+            best[start : start + BLOCK] = (some @ asked).amax(1).numpy()
+        return best
+
+    def exact_scores(self, query: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """The same, so that equal embeddings have equal scores.
+
+        A matrix product may sum in an order that depends on the row, which would break ties by
+        chance; a sum along the last axis has one order for all rows.
+        """
+        products = self.read(rows).astype(np.float64) * query.astype(np.float64)  # [n, Q, d]
+        return products.sum(axis=-1).max(axis=-1).astype(np.float32)
+
+    def damage(self) -> list[str]:
+        """What is wrong with the files, read as a whole."""
+        path = self.folder / self.record.files()[0]
+        with path.open("rb") as file:
+            if file_sha256(file) != self.record.sha256:
+                return [f"{path.name} is not what was written"]
+        return []
+
+
+def write_segment(
+    folder: Path,
+    number: int,
+    parts: Iterable[tuple[np.ndarray, np.ndarray]],
+    shape: tuple[int, int, int],
+    with_candidates: bool,
+) -> SegmentRecord:
+    """Write a segment's files, aside and synced.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the index.
+    number : int
+        No other segment's.
+    parts : iterable of (np.ndarray, np.ndarray)
+        Photos ``[m]``, ascending over all parts, and their embeddings ``[m, Q, d]``, rounded to
+        half precision here.
+    shape : tuple of int
+        ``(n, Q, d)`` of all of them.
+    with_candidates : bool
+        Whether to make an index of candidates.
+
+    Returns
+    -------
+    SegmentRecord
+    """
+    photos, checks = [], []
+    record = SegmentRecord(number, shape[0], 0, "", "", "-" if with_candidates else "")
+    paths = [folder / name for name in record.files()]
+
+    def write(file: BinaryIO) -> None:
+        header = {"descr": "<f2", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        for ids, embeddings in parts:
+            halves = np.ascontiguousarray(embeddings, dtype="<f2")
+            photos.append(np.asarray(ids, dtype=np.int64))
+            checks.append(np.array([zlib.crc32(own) for own in halves], dtype=np.uint32))
+            file.write(halves)
+
+    write_aside(paths[0], write)
+    with paths[0].open("rb") as file:
+        digest = file_sha256(file)
+    table = np.empty(shape[0], dtype=ROW)
+    table["photo"], table["check"] = np.concatenate(photos), np.concatenate(checks)
+    write_aside(paths[1], lambda file: np.save(file, table, allow_pickle=False))
+    sums = ["", ""]
+    if with_candidates:
+        embeddings = np.load(paths[0], mmap_mode="r", allow_pickle=False)
+        Candidates.build(embeddings).save(paths[2])
+    for place, path in enumerate(paths[1:]):
+        with path.open("rb") as file:
+            sums[place] = file_sha256(file)
+    return SegmentRecord(number, shape[0], paths[0].stat().st_size, digest, *sums)
+
+
+def _checked(path: Path, sha256: str) -> str:
+    with path.open("rb") as file:
+        if file_sha256(file) != sha256:
+            raise _damage(path, "its SHA-256 does not match the manifest's")
+    return sha256
+
+
+def _damage(path: Path, what: str) -> IndexFileError:
+    return IndexFileError(
+        f"The file {path} of the index is damaged ({what}); "
+        "restore the index from a copy or build it anew in another folder."
+    )
