@@ -17,7 +17,8 @@ CANDIDATES_FROM = 20_000  # photos of a segment; fewer are compared one and all
 FANOUT = 8  # segments of like size that are put together into one
 DEAD = 0.3  # share of removed photos from which a segment is written anew
 # What is looked into: lists of a segment, vectors by their codes, photos that are then compared.
-PROBES, VECTORS, COMPARED = 96, 4096, 512
+PROBES, VECTORS, COMPARED = 768, 6144, 768
+WRITTEN_AT_ONCE = 1024  # photos
 SEARCHES = ("auto", "exhaustive", "candidates")
 
 
@@ -325,8 +326,8 @@ class SegmentStore:
             ids = np.concatenate([s.photos for s in segments])
             kept = np.flatnonzero(_within(ids, photos))
             order = kept[np.argsort(ids[kept], kind="stable")]
-            for start in range(0, len(order), BLOCK):
-                some = order[start : start + BLOCK]
+            for start in range(0, len(order), WRITTEN_AT_ONCE):
+                some = order[start : start + WRITTEN_AT_ONCE]
                 block = np.empty((len(some), self.queries, self.dim), dtype=np.float16)
                 for number, segment in enumerate(segments):
                     here = np.flatnonzero(numbers[some] == number)
@@ -347,8 +348,8 @@ class SegmentStore:
 
 def _in_blocks(segment: Segment, query: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Exact scores, a bounded number of photos at a time."""
-    blocks = range(0, len(rows), BLOCK // 4)
-    return np.concatenate([segment.exact_scores(query, rows[b : b + BLOCK // 4]) for b in blocks])
+    blocks = range(0, len(rows), BLOCK)
+    return np.concatenate([segment.exact_scores(query, rows[b : b + BLOCK]) for b in blocks])
 
 
 def _within(ids: np.ndarray, sorted_ids: np.ndarray) -> np.ndarray:
