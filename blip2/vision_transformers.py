@@ -6,6 +6,7 @@ import copy
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from blip2.checkpoints import find_checkpoint
@@ -65,6 +66,26 @@ class VisionTransformer(ImageEncoder):
         return self
 
 
+class WithoutKeyBias(torch.nn.Linear):
+    """A projection to queries, keys and values, of which the keys' bias is not trained.
+
+    Parameters
+    ----------
+    whole : nn.Linear
+        Whose tensors are taken.
+    """
+
+    def __init__(self, whole: torch.nn.Linear) -> None:
+        torch.nn.Module.__init__(self)
+        self.in_features, self.out_features = whole.in_features, whole.out_features
+        self.weight, self.bias = whole.weight, whole.bias
+
+    def forward(self, hidden: Tensor) -> Tensor:  # [B, N, C] -> [B, N, 3C]
+        """As the whole; no gradient reaches the keys' bias."""
+        queries, keys, values = self.bias.chunk(3)
+        return F.linear(hidden, self.weight, torch.cat([queries, keys.detach(), values]))
+
+
 class EvaViT(VisionTransformer):
     """EVA ViT, without a final norm (section 3.1: the last layer is dropped, 39 remain).
 
@@ -90,15 +111,8 @@ class EvaViT(VisionTransformer):
         query's scores. Adam would move it by the noise of its gradient.
         """
         super().unfreeze(checkpointing)
-        keys = slice(self.width, 2 * self.width)
-
-        def hold(gradient: Tensor) -> Tensor:
-            held = gradient.clone()
-            held[keys] = 0
-            return held
-
         for layer in self.model.encoder.layers:
-            layer.self_attn.qkv.bias.register_hook(hold)
+            layer.self_attn.qkv = WithoutKeyBias(layer.self_attn.qkv)
         self.num_held = self.num_layers * self.width
         return self
 

@@ -25,6 +25,8 @@ class Recipe:
         frozen parts. What the weights start from says ``start``.
     data, dev_data : str
         Shards to train on and to watch, see :mod:`train.shards`.
+    watch : int
+        Rows of ``dev_data`` that are measured at most, spread over it.
     output : str
         Folder of the run: checkpoints, logs and the finished model.
     cache : str
@@ -111,6 +113,7 @@ class Recipe:
     preset: str
     data: str
     dev_data: str = ""
+    watch: int = 5000
     output: str = "runs/run"
     cache: str = "cache"
     start: str = ""
@@ -159,6 +162,7 @@ LEAST = {
     "clip_norm": 0, "hardness_epochs": 0, "save_every": 1, "validate_every": 1, "log_every": 1,
     "keep": 1, "seed": 0, "token_keep": 0.01, "diversity": 0,
     "image_size": 0, "layer_decay": 0.01, "pool": 0,
+    "watch": 2,
 }  # fmt: skip
 MOST = {"token_keep": 1, "layer_decay": 1}
 CHOICES = {

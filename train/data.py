@@ -177,7 +177,8 @@ class CaptionedPhotos:
 
     def describe(self, step: int, batch_size: int, part: Part | None = None) -> dict[str, Any]:
         """A step's batch for a reader: all of it, for a part's ITC reads the others, too."""
-        return {"step": step, "pairs": self.named(*self._drawn(step, batch_size))}
+        rows, turns = self._drawn(step, batch_size)
+        return {"step": step, "pairs": self.named(self._usable(rows), turns)}
 
     def named(self, rows: np.ndarray, turns: np.ndarray) -> list[dict[str, str]]:
         """Rows for a reader: their photos' names with the texts drawn; parameters as below."""
@@ -255,7 +256,8 @@ class CaptionedPhotos:
 
     def _order(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows of a pass, each with how often it was drawn before."""
-        if self._epoch is None or self._epoch[0] != epoch:
+        known = self._epoch  # the next step's may be drawn in another thread meanwhile
+        if known is None or known[0] != epoch:
             draw = np.random.default_rng((self.seed, epoch))
             rows, turns, start = [], [], 0
             for count, weight in self.weights:
@@ -270,8 +272,11 @@ class CaptionedPhotos:
                 turns.append(np.full(len(some), extra))
                 start += count
             mixed = draw.permutation(sum(map(len, rows)))
-            self._epoch = (epoch, (np.concatenate(rows)[mixed], np.concatenate(turns)[mixed]))
-        return self._epoch[1]
+            known = self._epoch = (
+                epoch,
+                (np.concatenate(rows)[mixed], np.concatenate(turns)[mixed]),
+            )
+        return known[1]
 
 
 class Ahead:

@@ -98,7 +98,10 @@ def describe(recipe: Recipe, command: str, processes: int = 1) -> str:
             f"learning rate over {recipe.epochs} passes: to {recipe.learning_rate:g} in "
             f"{recipe.warmup_steps:,} steps, then cosine to {recipe.final_learning_rate:g}"
         )
-    lines.append(memory(config, recipe, part).describe())
+    needed = memory(config, recipe, part)
+    if recipe.shard:
+        needed.trained, needed.frozen = needed.trained // processes, needed.frozen // processes
+    lines.append(needed.describe())
     each = operations(config, recipe)
     lines.append(f"compute, estimated: {each / 1e12:.2f} TFLOP a pair")
     if recipe.steps:

@@ -18,6 +18,7 @@ from train.config import Recipe, model_config
 if TYPE_CHECKING:
     from blip2.config import Blip2Config
     from blip2.generation import VisualPrompt
+    from blip2.representation import Representation
     from blip2.tokenization import TextTokenizer
     from blip2.vision import ImageEncoder
 
@@ -108,7 +109,7 @@ def tuned_config(recipe: Recipe, start: Blip2Config | None = None) -> Blip2Confi
         language_model=preset.language_model,
         holds_image_encoder=True,
         image_size=recipe.image_size or start.image_size,
-        reads_question=bool(recipe.text_start),
+        reads_question=start.reads_question or bool(recipe.text_start),
     )
 
 
@@ -130,12 +131,13 @@ def _retrieval(recipe: Recipe):
         )
     model = source.build(Representation, torch.device("cpu"))
     model.qformer.checkpointing = recipe.checkpointing
-    _attach_encoder(recipe, model.image_reader, source)
+    model.config = config
+    config = _attach_encoder(recipe, model, source)
     tokenizer = TextTokenizer(source.words, config.max_text_length)
     return (
         model, model, config, tokenizer,
         lambda photos: Stage1Losses(recipe, photos, tokenizer),
-        lambda photos, _: Stage1Validation(photos, tokenizer),
+        lambda photos, _: Stage1Validation(photos, tokenizer, recipe.watch),
     )  # fmt: skip
 
 
@@ -146,6 +148,7 @@ def _generation(recipe: Recipe):
     from blip2.generation import Stage2, VisualPrompt
     from blip2.language_models import Placement
     from blip2.sources import open_source
+    from blip2.tokenization import TextTokenizer
     from train.inputs import frozen_precision
     from train.stage2 import Stage2Losses, Stage2Validation, for_training
 
@@ -153,10 +156,15 @@ def _generation(recipe: Recipe):
     config = tuned_config(recipe, source.config)
     cpu = torch.device("cpu")  # accelerate moves it to where training runs
     prompt, tokenizer = source.build(VisualPrompt, cpu), None
+    if recipe.text_start and source.config.reads_question:
+        raise UserError(f"{recipe.start} reads questions already; leave text_start out.")
+    prompt.config = config
     if recipe.text_start:
         prompt, tokenizer = with_text_branch(prompt, config, recipe.text_start)
+    elif config.reads_question:
+        tokenizer = TextTokenizer(source.words, config.max_text_length)
     prompt.qformer.checkpointing = recipe.checkpointing
-    _attach_encoder(recipe, prompt.image_reader, source)
+    config = _attach_encoder(recipe, prompt, source)
     language = for_training(source.language_model(frozen_precision(recipe), Placement(cpu)))
     whole = Stage2(prompt, language, recipe.diversity)
     return (
@@ -186,7 +194,7 @@ def with_text_branch(
     Returns
     -------
     VisualPrompt
-        The new model.
+        The new model, with its configuration.
     TextTokenizer
         Of its Q-Former.
 
@@ -204,23 +212,34 @@ def with_text_branch(
     from blip2.tokenization import TextTokenizer
 
     words = open_source(text_start, stage=1)
+    theirs = words.config.qformer
+    # Stage 2 of some layouts does not say how many words its Q-Former once knew.
+    qformer = replace(
+        config.qformer, vocab_size=theirs.vocab_size, max_positions=theirs.max_positions
+    )
     taught = words.build(Representation, torch.device("cpu")).state_dict()
-    reading = VisualPrompt(config)
+    reading = VisualPrompt(replace(config, qformer=qformer))
     own = prompt.state_dict()
     text = {n: v for n, v in taught.items() if n in reading.state_dict() and n not in own}
     fill(reading, {**own, **text}, text_start)
     return reading, TextTokenizer(words.words, config.max_text_length)
 
 
-def _attach_encoder(recipe: Recipe, reader, source) -> None:
-    """Have a model read pixels through its image encoder, which is trained with it if asked."""
-    from blip2.vision_transformers import resized
+def _attach_encoder(recipe: Recipe, model: Representation | VisualPrompt, source) -> Blip2Config:
+    """Have a model read pixels through its image encoder; the configuration with its size."""
+    import torch
+
+    from blip2.vision_transformers import VisionTransformer, resized
     from train.inputs import frozen_precision
 
-    encoder: ImageEncoder = source.image_encoder(frozen_precision(recipe))
-    reader.encoder = resized(encoder, recipe.image_size)
+    # What is trained starts from all that its checkpoint holds.
+    precision = torch.float32 if recipe.train_encoder else frozen_precision(recipe)
+    encoder: ImageEncoder = resized(source.image_encoder(precision), recipe.image_size)
+    model.image_reader.encoder = encoder
     if recipe.train_encoder:
-        reader.encoder.unfreeze(recipe.checkpointing)
+        encoder.unfreeze(recipe.checkpointing)
+    size = encoder.image_size if isinstance(encoder, VisionTransformer) else 0
+    return replace(model.config, image_size=size)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from blip2.config import Blip2Config
@@ -98,6 +99,19 @@ def dev_photos(
             "validate on photos that are not trained on."
         )
     return photos
+
+
+def watched_rows(rows: int, most: int) -> np.ndarray:
+    """Rows of a dev set to measure, spread evenly over it.
+
+    Parameters
+    ----------
+    rows : int
+        How many there are.
+    most : int
+        How many to measure at most; the processes that don't measure wait.
+    """
+    return np.unique(np.linspace(0, rows - 1, min(rows, most)).round().astype(int))
 
 
 def _identity(image_id: str, place: Place) -> tuple[str, int]:

@@ -40,8 +40,10 @@ def shard(model: nn.Module, optimizer: torch.optim.Optimizer) -> nn.Module:
     layers: set[str] = set()
     for part in model.modules():  # transformers says which of its classes repeat
         layers |= set(getattr(part, "_no_split_modules", None) or ())
+    inside: set[int] = set()  # an attention of a layer is cut with the layer
     for part in list(model.modules()):
-        if type(part).__name__ in layers:
+        if type(part).__name__ in layers and id(part) not in inside:
+            inside |= {id(inner) for inner in part.modules()}
             fully_shard(part)
     # A scalar can't be cut; `average_scalars` does for it what torch does for the others.
     fully_shard(model, ignored_params={value for value in model.parameters() if not value.ndim})

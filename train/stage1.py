@@ -43,6 +43,8 @@ def run(recipe: Recipe) -> None:
     from train.optim import build_optimizer
 
     config = model_config(recipe.preset, stage=1)
+    if recipe.texts != "captions":
+        raise UserError("Stage 1 learns from captions; leave texts out.")
     torch.manual_seed(recipe.seed)
     model = Representation(config)
     model.qformer.checkpointing = recipe.checkpointing
@@ -54,7 +56,8 @@ def run(recipe: Recipe) -> None:
 
     validate = None
     if recipe.dev_data:
-        validate = Stage1Validation(dev_photos(recipe, encoder, photos), tokenizer)
+        dev = dev_photos(recipe, encoder, photos)
+        validate = Stage1Validation(dev, tokenizer, recipe.watch)
     optimizer = build_optimizer(model, recipe, fresh)
     total = recipe.steps or recipe.epochs * photos.steps_per_epoch(recipe.batch_size)
     model = train(recipe, model, optimizer, total, losses_at, validate, photos)
@@ -233,10 +236,12 @@ class Stage1Validation:
         In one view.
     tokenizer : TextTokenizer
         Of the model.
+    most : int
+        Rows to measure at most.
     """
 
-    def __init__(self, photos, tokenizer) -> None:
-        self.photos, self.tokenizer = photos, tokenizer
+    def __init__(self, photos, tokenizer, most: int = 5000) -> None:
+        self.photos, self.tokenizer, self.most = photos, tokenizer, most
 
     def __call__(self, model, device) -> dict[str, float]:
         """Measure, with one caption of each photo standing for its texts."""
@@ -244,21 +249,22 @@ class Stage1Validation:
         import torch
 
         from blip2.objectives import similarity
+        from train.inputs import watched_rows
 
-        rows = np.arange(len(self.photos))
-        chunks = [self.photos.batch(part) for part in np.array_split(rows, max(1, len(rows) // 64))]
-        image, text, states, pieces, losses = [], [], [], [], []
+        rows = watched_rows(len(self.photos), self.most)
+        image, text, losses, itm = [], [], [], []
         torch.manual_seed(0)  # the same negatives each time; the next step sets its own
-        for chunk in chunks:
+        for part in np.array_split(rows, max(1, len(rows) // 64)):
+            chunk = self.photos.batch(part)
             ids, mask = (t.to(device) for t in self.tokenizer(chunk.captions))
             features = chunk.features.to(device)
+            if model.image_reader.encoder is not None:
+                features = model.image_reader.encoder(features)
             losses.append(model(features, ids, mask, chunk.image_ids.to(device)))
-            of_chunk = model.image_states(features)
-            queries = model.qformer.encode_image(of_chunk).queries
-            image.append(model.project_queries(queries))
+            states = model.image_states(features)
+            image.append(model.project_queries(model.qformer.encode_image(states).queries))
             text.append(model.embed_texts(ids, mask))
-            states.append(of_chunk)
-            pieces.append((ids, mask))
+            itm.append(self._match(model, states, ids, mask, image[-1], text[-1]))
         sim = similarity(torch.cat(image), torch.cat(text))
         right = torch.arange(len(sim), device=device)
 
@@ -268,8 +274,6 @@ class Stage1Validation:
 
         figures = {n: float(np.mean([float(of[n]) for of in losses])) for n in losses[0]}
         figures |= {"tr1": recall(sim, 1), "ir1": recall(sim.T, 1), "ir10": recall(sim.T, 10)}
-        itm = [self._match(model, s, ids, mask, e, t) for s, (ids, mask), e, t in
-               zip(states, pieces, image, text, strict=True)]  # fmt: skip
         figures["itm_hard"] = float(np.mean(itm))
         figures["temperature"] = float(model.temperature.detach())
         return figures

@@ -41,7 +41,7 @@ def run(recipe: Recipe) -> None:
     from train.loop import train
     from train.optim import build_optimizer
 
-    if not recipe.prompts and not recipe.split_captions:
+    if not recipe.prompts and not recipe.split_captions and recipe.texts != "qa":
         raise UserError("The recipe has no prompts; give at least one instruction.")
     config = model_config(recipe.preset, stage=2)
     torch.manual_seed(recipe.seed)
@@ -152,6 +152,7 @@ class Stage2Losses:
         self.recipe, self.photos, self.language = recipe, photos, language
         self.tokenizer = tokenizer
         self._turns: list[Batch] = []  # this process's parts of the batch
+        self._words: list[tuple[Sequence[str], Sequence[str]]] = []
         self._length = 0  # tokens that the whole batch answers
 
     def __call__(self, model, step: int, device, part: Part) -> dict[str, Tensor]:
@@ -160,11 +161,11 @@ class Stage2Losses:
 
         if part.turn == 0:
             self._turns = self.photos.batches_at(step, self.recipe.batch_size, part)
-            own = [self.words(batch)[1] for batch in self._turns]
-            length = sum(self.language.answer_length(said) for said in own)
+            self._words = [self.words(batch) for batch in self._turns]  # each call draws anew
+            length = sum(self.language.answer_length(said) for _, said in self._words)
             self._length = total(length, device) if part.count > 1 else length
         batch = self._turns[part.turn]
-        asked, said = self.words(batch)
+        asked, said = self._words[part.turn]
         features = batch.features.to(device)
         losses = model(features, asked, said, self.pieces(asked, device))
         if part.count == 1:
@@ -218,8 +219,9 @@ class Stage2Validation:
         from tqdm import tqdm
 
         from blip2.decoding import Decoding
+        from train.inputs import watched_rows
 
-        rows = np.arange(len(self.photos))
+        rows = watched_rows(len(self.photos), self.losses.recipe.watch)
         losses = []
         for part in np.array_split(rows, max(1, len(rows) // 64)):
             batch = self.photos.batch(part)

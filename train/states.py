@@ -40,8 +40,10 @@ class Checkpoints:
         UserError
             It can't be written; the states before it stay.
         """
-        weights, (tensors, plain) = trainable_state(model), _flatten(optimizer.state_dict())
-        if not self.accelerator.is_main_process:
+        main = self.accelerator.is_main_process
+        weights = trainable_state(model, main)
+        tensors, plain = _flatten(optimizer.state_dict(), main)
+        if not main:
             return
         final = self.folder / f"step-{step:08d}"
         aside = final.with_suffix(".partial")
@@ -117,30 +119,45 @@ class Checkpoints:
         return state["step"]
 
 
-def trainable_state(model: nn.Module) -> dict[str, Tensor]:
-    """Trained tensors of a model by name, frozen parts left out."""
-    return {
-        name: whole(value.detach()).contiguous()
-        for name, value in model.named_parameters()
-        if value.requires_grad
-    }
+def trainable_state(model: nn.Module, kept: bool = True) -> dict[str, Tensor]:
+    """Trained tensors of a model by name, frozen parts left out.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Where it is sharded, all processes ask for its tensors.
+    kept : bool
+        False gives nothing, to those who only help to put them together.
+    """
+    named = {n: value.detach() for n, value in model.named_parameters() if value.requires_grad}
+    return _collected(named, kept)
+
+
+def _collected(named: dict[str, Tensor], kept: bool) -> dict[str, Tensor]:
+    """Whole tensors, put together one at a time and kept in the computer's memory."""
+    found = {}
+    for name, value in named.items():
+        together = whole(value)
+        if kept:
+            found[name] = together.contiguous().cpu()
+    return found
 
 
 def _decisive(recipe: Recipe) -> dict[str, Any]:
     """Settings that change what is computed, as JSON gives them back."""
     free = {"output", "cache", "save_every", "validate_every", "log_every", "keep", "dev_data",
-            "checkpointing", "accumulate", "shard"}  # fmt: skip
+            "watch", "checkpointing", "accumulate", "shard"}  # fmt: skip
     values = {name: value for name, value in asdict(recipe).items() if name not in free}
     return json.loads(json.dumps(values))
 
 
-def _flatten(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    tensors = {
-        f"{index}.{name}": whole(value).contiguous()
+def _flatten(state: dict[str, Any], kept: bool) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    named = {
+        f"{index}.{name}": value
         for index, entry in state["state"].items()
         for name, value in entry.items()
     }
-    return tensors, {"param_groups": state["param_groups"]}
+    return _collected(named, kept), {"param_groups": state["param_groups"]}
 
 
 def _unflatten(tensors: dict[str, Tensor], plain: dict[str, Any], optimizer: Any) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from blip2.errors import UserError
 from blip2.vision import ImageEncoder
 from train.data import Ahead, Batch, CaptionedPhotos
 from train.parts import Part
-from train.shards import expand_braces, find_shards, split_outside_braces
+from train.shards import ShardError, expand_braces, find_shards, split_outside_braces
 from train.sources import find_sources
 
 TRIES = 3  # of a download
@@ -82,6 +82,8 @@ class StreamedPhotos:
         self._folder = tempfile.TemporaryDirectory(prefix="blip2-shards-")
         self._windows: dict[tuple[int, int, int], Future] = {}
         self._worker = ThreadPoolExecutor(4)
+        # Nobody waits at the end for what the next window would have needed.
+        weakref.finalize(self, self._worker.shutdown, wait=False, cancel_futures=True)
         self._ahead = Ahead()
         first = self._load([self.shards[0]])
         self.features, self.per_shard = first.features, len(first)
@@ -91,8 +93,9 @@ class StreamedPhotos:
         return self.per_shard * len(self.shards)
 
     def steps_per_epoch(self, batch_size: int) -> int:
-        """Steps in which as many photos are drawn as there are."""
-        return len(self) // batch_size
+        """Steps in which as many photos are drawn as there are; errors as below."""
+        self.steps_per_window(batch_size)
+        return max(1, len(self) // batch_size)
 
     def steps_per_window(self, batch_size: int) -> int:
         """Batches of a window.
@@ -127,7 +130,7 @@ class StreamedPhotos:
     def describe(self, step: int, batch_size: int, part: Part | None = None) -> dict[str, Any]:
         """A step's batch, or a part of it, for a reader."""
         photos, rows, turns = self._drawn(step, batch_size, part or Part())
-        return {"step": step, "pairs": photos.named(rows, turns)}
+        return {"step": step, "pairs": photos.named(photos._usable(rows), turns)}
 
     def _drawn(
         self, step: int, batch_size: int, part: Part
@@ -179,7 +182,12 @@ class StreamedPhotos:
             str(fetch(name, folder / f"{number}.tar"))
             for number, name in enumerate(dict.fromkeys(names))  # one may be drawn twice
         ]
-        photos = CaptionedPhotos(",".join(paths), self.encoder, "", **self.options)
+        try:
+            photos = CaptionedPhotos(",".join(paths), self.encoder, "", **self.options)
+        except ShardError as error:
+            raise UserError(
+                f"Of the shards {', '.join(names)} one can't be used: {error}"
+            ) from error
         # What was downloaded goes when nobody holds the photos any more.
         weakref.finalize(photos, shutil.rmtree, folder, ignore_errors=True)
         if photos.report.broken:
@@ -207,13 +215,13 @@ def fetch(name: str, to: Path) -> Path:
                     for chunk in answer.iter_bytes(1 << 20):
                         file.write(chunk)
             return to
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             problem = error
             if number + 1 < TRIES:
                 time.sleep(2**number)
     raise UserError(
-        f"The shard {name} can't be fetched ({problem}); see that it can be reached, and the same "
-        "command goes on."
+        f"The shard {name} can't be fetched ({problem}); see that it can be reached and that "
+        f"{to.parent} has room, and the same command goes on."
     ) from problem
 
 

@@ -66,7 +66,7 @@ def tokenizer(kind: str) -> PreTrainedTokenizerFast:
 def configuration(kind: str) -> Blip2Config:
     """A tiny model of the kind."""
     qformer = Blip2QFormerConfig(
-        vocab_size=VOCABULARY,
+        vocab_size=VOCABULARY + (kind == "itm"),  # as published: only stage 1 knows [DEC]
         hidden_size=32,
         num_hidden_layers=4,
         num_attention_heads=4,

@@ -135,8 +135,8 @@ def whole_stage1(folder, parts):
     return model, found
 
 
-def whole_stage2(folder):
-    model, losses = tiny_ranks.stage2(folder, 1)
+def whole_stage2(folder, words):
+    model, losses = tiny_ranks.stage2(folder, 1, words)
     found = losses(model, 0, torch.device("cpu"), Part())
     sum(found.values()).backward()
     return model, found
@@ -145,16 +145,16 @@ def whole_stage2(folder):
 @pytest.mark.parametrize(
     ("stage", "ranks", "accumulate"),
     [("stage1", 2, 1), ("stage1", 1, 2), ("stage1", 2, 2), ("stage2", 2, 2),
-     ("stage1 shard", 2, 2), ("stage2 shard", 2, 2)],
+     ("stage1 shard", 2, 2), ("stage2 shard", 2, 2), ("stage2 split", 1, 2)],
 )  # fmt: skip
 def test_ranks_and_turns_give_the_gradients_of_the_whole_batch(folder, stage, ranks, accumulate):
-    stage, *sharded = stage.split()
-    name = f"{stage}-{ranks}x{accumulate}{''.join(sharded)}"
+    stage, *words = stage.split()
+    name = f"{stage}-{ranks}x{accumulate}{''.join(words)}"
     command = [sys.executable]
     if ranks > 1:
         command += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
     command += ["-m", "tests.train.tiny_ranks", str(folder), stage, str(accumulate), name]
-    command += sharded
+    command += words
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -162,7 +162,7 @@ def test_ranks_and_turns_give_the_gradients_of_the_whole_batch(folder, stage, ra
     if stage == "stage1":
         model, losses = whole_stage1(folder, ranks * accumulate)
     else:
-        model, losses = whole_stage2(folder)
+        model, losses = whole_stage2(folder, tuple(words))
     for loss, value in losses.items():
         assert float(found[f"loss {loss}"]) == pytest.approx(float(value.detach()), rel=1e-5)
     large = 0

@@ -1,7 +1,7 @@
 """One step of a stage in parts: `torchrun -m tests.train.tiny_ranks FOLDER STAGE ACCUMULATE NAME`.
 
-Writes the summed losses and the gradients of the whole batch to FOLDER/NAME.safetensors. With a
-last word `shard`, the model is cut over the processes.
+Writes the summed losses and the gradients of the whole batch to FOLDER/NAME.safetensors. With the
+word `shard` after them the model is cut over the processes, with `split` captions are.
 """
 
 import os
@@ -21,18 +21,18 @@ from train.sharding import whole
 BATCH = 8
 
 
-def recipe(folder: Path, accumulate: int, name: str = "") -> Recipe:
+def recipe(folder: Path, accumulate: int, name: str = "", words: tuple = ()) -> Recipe:
     """A recipe over the shard that `tests.train.tiny_stage` prepared."""
     return Recipe(
         preset="tiny", data=f"{folder}/photos.tar", cache=f"{folder}/cache", batch_size=BATCH,
         accumulate=accumulate, output=f"{folder}/{name}", precision="no",
         token_keep=0.7, prompts=("describe this photo", "what is this"), clip_norm=0,
-        shard="shard" in sys.argv,
+        shard="shard" in words, split_captions="split" in words,
         warmup_steps=0, validate_every=100, save_every=100, weight_decay=0, learning_rate=1e-3,
     )  # fmt: skip
 
 
-def stage1(folder: Path, accumulate: int):
+def stage1(folder: Path, accumulate: int, words: tuple = ()):
     """Model, and the losses of a part."""
     from blip2.representation import Representation
     from blip2.tokenization import TextTokenizer
@@ -41,12 +41,12 @@ def stage1(folder: Path, accumulate: int):
 
     torch.manual_seed(0)
     model = Representation(STAGE1)
-    settings = recipe(folder, accumulate)
+    settings = recipe(folder, accumulate, words=words)
     photos = CaptionedPhotos(settings.data, "cells", settings.cache)
     return model, Stage1Losses(settings, photos, TextTokenizer(folder / "start", 16))
 
 
-def stage2(folder: Path, accumulate: int):
+def stage2(folder: Path, accumulate: int, words: tuple = ()):
     """Model, and the losses of a part."""
     from blip2.generation import Stage2, VisualPrompt
     from tests.tiny import STAGE2
@@ -54,7 +54,7 @@ def stage2(folder: Path, accumulate: int):
     from train.stage2 import Stage2Losses
 
     torch.manual_seed(0)
-    settings = recipe(folder, accumulate)
+    settings = recipe(folder, accumulate, words=words)
     photos = CaptionedPhotos(settings.data, "cells", settings.cache)
     language = language_model()
     return Stage2(VisualPrompt(STAGE2), language), Stage2Losses(settings, photos, language)
@@ -76,7 +76,8 @@ def main() -> None:
     folder, kind, accumulate, name = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4]
     IMAGE_ENCODERS["cells"] = Cells
     torch.set_num_threads(1)
-    model, losses_at = {"stage1": stage1, "stage2": stage2}[kind](folder, accumulate)
+    words = tuple(sys.argv[5:])
+    model, losses_at = {"stage1": stage1, "stage2": stage2}[kind](folder, accumulate, words)
     named = {n: p for n, p in model.named_parameters() if p.requires_grad}
     optimizer = Recorder(named.values(), lr=1e-3)
     optimizer.names, optimizer.found = list(named), {}
@@ -89,7 +90,7 @@ def main() -> None:
             summed[f"loss {key}"] = summed.get(f"loss {key}", 0) + of_all
         return losses
 
-    train(recipe(folder, accumulate, name), model, optimizer, 1, at_step)
+    train(recipe(folder, accumulate, name, words), model, optimizer, 1, at_step)
     if int(os.environ.get("RANK", "0")) == 0:
         save_file(optimizer.found | summed, folder / f"{name}.safetensors")
 
