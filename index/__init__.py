@@ -7,16 +7,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from index.library import Where
     from index.manifest import IndexFileError
-    from index.search import AddReport, Hit, PhotoIndex
+    from index.search import AddReport, Hit, PhotoIndex, best_texts
 
-__all__ = ["AddReport", "Hit", "IndexFileError", "PhotoIndex"]
+__all__ = ["AddReport", "Hit", "IndexFileError", "PhotoIndex", "Where", "best_texts"]
 
 _HOMES = {
     "AddReport": "index.search",
-    "Hit": "index.search",
+    "Hit": "index.hits",
     "IndexFileError": "index.manifest",
     "PhotoIndex": "index.search",
+    "Where": "index.places",
+    "best_texts": "index.hits",
 }
 
 

@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,6 +90,16 @@ def _parser() -> argparse.ArgumentParser:
         "find the photos that a text describes best",
         '~/pictures.index "a dog on the beach" --k 5 --rerank 64',
     )
+    texts = command(
+        "texts",
+        _texts,
+        "order texts by how well they describe a photo; needs no index",
+        'photo.jpg "a dog" "a cat on a sofa" --rerank',
+    )
+    texts.add_argument("photo", metavar="PHOTO", type=Path, help="a photo")
+    texts.add_argument("texts", metavar="TEXT", nargs="*", help="what to choose from, in English")
+    texts.add_argument("--from", metavar="FILE", dest="file", type=Path, help="one text a line")
+    texts.add_argument("--rerank", action="store_true", help="look at photo and text together, too")
     info = command("info", _info, "tell what an index holds", "~/pictures.index --json")
     verify = command("verify", _verify, "check an index for damage", "~/pictures.index")
 
@@ -96,7 +107,17 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("index", metavar="INDEX", type=Path, help="index folder")
     for sub in (add, remove):
         sub.add_argument("paths", metavar="PATH", nargs="+", type=Path, help="photos or folders")
-    search.add_argument("text", metavar="TEXT", help="what to look for, in English")
+    search.add_argument("text", metavar="TEXT", nargs="?", help="what to look for, in English")
+    search.add_argument(
+        "--photo", metavar="PHOTO", type=Path, help="look for photos like this one instead"
+    )
+    only = search.add_argument_group("only some of the photos")
+    only.add_argument("--in", metavar="FOLDER", dest="folder", type=Path, help="files in it")
+    only.add_argument("--name", metavar="PATTERN", default="", help="file names, such as 'IMG_*'")
+    only.add_argument(
+        "--since", metavar="DATE", type=_date, help="changed then or later, 2024-05-31"
+    )
+    only.add_argument("--until", metavar="DATE", type=_end_of_day, help="changed then or before")
     search.add_argument("--k", metavar="N", type=_count, default=12, help="photos wanted (12)")
     search.add_argument(
         "--rerank",
@@ -105,7 +126,7 @@ def _parser() -> argparse.ArgumentParser:
         default=0,
         help="rank the best N anew, looking at photo and text together: slower, better (0: off)",
     )
-    for sub in (build, add, remove, search, info, verify):
+    for sub in (build, add, remove, search, texts, info, verify):
         sub.add_argument(
             "--retriever",
             metavar="ID",
@@ -172,16 +193,53 @@ def _remove(args: argparse.Namespace, load: Loader) -> int:
 
 
 def _search(args: argparse.Namespace, load: Loader) -> int:
+    from index.places import Where
+
+    if (args.text is None) == (args.photo is None):
+        raise UserError("Give either a text to look for or --photo with a photo.")
+    folder = None if args.folder is None else Path(os.path.abspath(args.folder))
+    where = Where(folder, args.name, args.since, args.until)
     index = _open(args.index, args.retriever, load)
-    hits = index.search(args.text, args.k, args.rerank)
+    if args.photo is None:
+        hits = index.search(args.text, args.k, args.rerank, where)
+    elif args.rerank:
+        raise UserError("--rerank compares photos with a text; leave it out with --photo.")
+    else:
+        hits = index.similar(args.photo, args.k, where)
     if args.json:
         found = [{**vars(hit), "path": str(hit.path)} for hit in hits]
-        _print_json({"text": args.text, "hits": found})
+        asked = {"text": args.text} if args.photo is None else {"photo": str(args.photo)}
+        _print_json({**asked, "hits": found})
         return 0
     for hit in hits:
         match = "" if hit.match is None else f"  match {hit.match:.3f}"
         missing = "  (missing)" if hit.missing else ""
         print(f"{hit.rank:4}  {hit.score:.4f}{match}  {_printable(hit.path)}{missing}")
+    if where and not hits:
+        print("no photo of the index is among those that were asked for", file=sys.stderr)
+    return 0
+
+
+def _texts(args: argparse.Namespace, load: Loader) -> int:
+    from index.hits import best_texts
+
+    texts = list(args.texts)
+    if args.file is not None:
+        try:
+            lines = args.file.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{args.file} cannot be read as text; check the path.") from error
+        texts += [line.strip() for line in lines if line.strip()]
+    if not os.path.isfile(args.photo):
+        raise UserError(f"{args.photo} does not exist; check the path.")
+    found = best_texts(load(args.retriever or DEFAULT_RETRIEVER), args.photo, texts, args.rerank)
+    if args.json:
+        named = [{"text": t, "score": s, "match": m} for t, s, m in found]
+        _print_json({"photo": str(args.photo), "texts": named})
+        return 0
+    for rank, (text, score, match) in enumerate(found, start=1):
+        judged = "" if match is None else f"  match {match:.3f}"
+        print(f"{rank:4}  {score:.4f}{judged}  {_printable(text)}")
     return 0
 
 
@@ -240,6 +298,18 @@ def _count(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0")
     return int(text)
+
+
+def _date(text: str) -> datetime:
+    try:
+        return datetime.fromisoformat(text).astimezone()
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a date such as 2024-05-31") from error
+
+
+def _end_of_day(text: str) -> datetime:
+    moment = _date(text)
+    return moment + timedelta(days=1, microseconds=-1) if len(text) == 10 else moment
 
 
 def _print_json(value: Any) -> None:

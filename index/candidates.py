@@ -72,9 +72,9 @@ class Candidates:
         Parameters
         ----------
         query : np.ndarray
-            ``[d]`` float32.
+            ``[A, d]`` float32; the candidates of several vectors take turns.
         vectors : int
-            Nearest vectors to take, by their codes.
+            Nearest vectors to take for each, by their codes.
         probes : int
             Lists to look into.
 
@@ -84,8 +84,9 @@ class Candidates:
             ``[m]``, each row once.
         """
         options = faiss.SearchParametersIVF(nprobe=min(probes, self.index.nlist))
-        _, found = self.index.search(query[None], min(vectors, self.index.ntotal), params=options)
-        rows = found[0][found[0] >= 0] // self.queries
+        _, found = self.index.search(query, min(vectors, self.index.ntotal), params=options)
+        turns = found.T.ravel()  # the nearest of each, then the second of each
+        rows = turns[turns >= 0] // self.queries
         _, first = np.unique(rows, return_index=True)
         return rows[np.sort(first)]
 

@@ -13,8 +13,9 @@ import numpy as np
 
 from blip2.errors import UserError
 from blip2.processing import open_photo
-from index.library import PhotoFile, Reader
+from index.library import Reader
 from index.manifest import file_sha256
+from index.places import PhotoFile
 
 if TYPE_CHECKING:
     from torch import Tensor

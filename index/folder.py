@@ -17,8 +17,9 @@ import numpy as np
 from index import library as rows
 from index import manifest as manifests
 from index.embed import Embedded
-from index.library import Library, PhotoFile
+from index.library import Library
 from index.manifest import IndexFileError, Manifest
+from index.places import PhotoFile
 from index.segment import SegmentRecord
 from index.store import SegmentStore
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from threading import Lock
 
 from index.manifest import IndexFileError
+from index.places import PhotoFile, Place, Where
 
 NAME = "library.sqlite"
 
@@ -42,32 +43,9 @@ CREATE INDEX places_by_path ON places (path);
 CREATE INDEX places_by_photo ON places (photo);
 """
 _SEEN = "added <= :now AND (removed IS NULL OR removed > :now)"
+_UNDER = "(path = :name OR (path >= :inside AND path < :beyond))"
 _PHOTOS = f"SELECT id FROM photos WHERE {_SEEN}"
 _PLACED = f"SELECT photo AS id FROM places WHERE {_SEEN}"
-
-
-@dataclass(frozen=True)
-class PhotoFile:
-    """A file that holds a photo, as it was when it was read.
-
-    Parameters
-    ----------
-    path : Path
-        Absolute.
-    size, mtime_ns : int
-        Bytes, and nanoseconds since 1970.
-    sha256 : str
-        Hex digest of its content.
-    width, height : int
-        Of the upright picture, in pixels; 0 where it was not decoded because it is known.
-    """
-
-    path: Path
-    size: int
-    mtime_ns: int
-    sha256: str
-    width: int = 0
-    height: int = 0
 
 
 @dataclass
@@ -84,6 +62,17 @@ class Change:
 
     added: list[int] = field(default_factory=list)
     removed: list[int] = field(default_factory=list)
+
+
+def _place(path: bytes, size: int, mtime_ns: int) -> Place:
+    return Place(Path(os.fsdecode(path)), size, mtime_ns)
+
+
+def _bounds(path: Path) -> dict[str, bytes]:
+    """Values of ``_UNDER``: a file of this name, or all files of a folder."""
+    name = os.fsencode(path)
+    inside = name if name.endswith(b"/") else name + os.fsencode(os.sep)
+    return {"name": name, "inside": inside, "beyond": inside[:-1] + bytes([inside[-1] + 1])}
 
 
 class Reader:
@@ -108,21 +97,31 @@ class Reader:
         rows = self._rows(f"{_PHOTOS} AND sha256 = :sha", sha=sha256)
         return rows[0][0] if rows else None
 
-    def places_of(self, photo: int) -> list[Path]:
+    def places_of(self, photo: int) -> list[Place]:
         """Return the files that hold a photo, in the order in which they came."""
-        query = f"SELECT path FROM places WHERE photo = :photo AND {_SEEN} ORDER BY rowid"
-        return [Path(os.fsdecode(path)) for (path,) in self._rows(query, photo=photo)]
+        query = (
+            "SELECT path, size, mtime_ns FROM places "
+            f"WHERE photo = :photo AND {_SEEN} ORDER BY rowid"
+        )
+        return [_place(*row) for row in self._rows(query, photo=photo)]
 
     def places_under(self, path: Path) -> list[int]:
         """Return the rows of a file, or of all files of a folder."""
-        name = os.fsencode(path)
-        inside = name if name.endswith(b"/") else name + os.fsencode(os.sep)
-        beyond = inside[:-1] + bytes([inside[-1] + 1])
-        query = (
-            "SELECT rowid FROM places WHERE (path = :name OR (path >= :inside AND path < :beyond)) "
-            f"AND {_SEEN}"
-        )
-        return [row for (row,) in self._rows(query, name=name, inside=inside, beyond=beyond)]
+        query = f"SELECT rowid FROM places WHERE {_UNDER} AND {_SEEN}"
+        return [row for (row,) in self._rows(query, **_bounds(path))]
+
+    def photo_at(self, path: Path) -> int | None:
+        """Return the id of the photo that a file holds, None if the file is not known."""
+        query = f"SELECT photo FROM places WHERE path = :path AND {_SEEN}"
+        rows = self._rows(query, path=os.fsencode(path))
+        return rows[0][0] if rows else None
+
+    def photos_where(self, where: Where) -> list[int]:
+        """Return the ids of the photos that a search may look at, ascending."""
+        under, bounds = ("1", {}) if where.folder is None else (_UNDER, _bounds(where.folder))
+        query = f"SELECT photo, path, size, mtime_ns FROM places WHERE {under} AND {_SEEN}"
+        rows = self._rows(query, **bounds)
+        return sorted({photo for photo, *place in rows if where.admits(_place(*place))})
 
     def files(self) -> list[Path]:
         """Return every file of the library, by photo."""

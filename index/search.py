@@ -4,43 +4,20 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from blip2.errors import UserError
 from index.embed import BATCH_SIZE, embed_files, find_photos
 from index.folder import IndexFolder, State
+from index.hits import Hit, make_hit, ranked
 from index.manifest import NAME as MANIFEST
 from index.manifest import IndexFileError
+from index.places import Where
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from blip2 import Blip2Retriever
-
-
-@dataclass(frozen=True)
-class Hit:
-    """A photo found.
-
-    Parameters
-    ----------
-    rank : int
-        From 1.
-    path : Path
-        Where the photo is; the first that exists of its copies.
-    score : float
-        Similarity of text and photo, -1 to 1.
-    match : float or None
-        Probability by ITM that they belong together; None where it was not computed.
-    missing : bool
-        The file was deleted since it was indexed, or can no longer be opened.
-    """
-
-    rank: int
-    path: Path
-    score: float
-    match: float | None
-    missing: bool
 
 
 @dataclass(frozen=True)
@@ -180,11 +157,14 @@ class PhotoIndex:
         """
         return self._folder.commit(None, [Path(os.path.abspath(p)) for p in paths]).forgotten
 
-    def search(self, text: str, k: int = 12, rerank: int = 0) -> list[Hit]:
+    def search(
+        self, text: str, k: int = 12, rerank: int = 0, where: Where | None = None
+    ) -> list[Hit]:
         """Find the photos that a text describes best.
 
-        The ranking by similarity is exact: that of comparing the text with every query embedding of
-        every photo. Ties are broken by age in the index, oldest first.
+        In a small library the ranking by similarity is exact: that of comparing the text with every
+        query embedding of every photo. In a large one the photos that FAISS names as candidates are
+        compared so. Ties are broken by age in the index, oldest first.
 
         Parameters
         ----------
@@ -195,11 +175,13 @@ class PhotoIndex:
         rerank : int
             So many of the best photos are ranked anew by the joint score of similarity and ITM,
             which looks at photo and text together; 0 for none.
+        where : Where, optional
+            Only among these files.
 
         Returns
         -------
         list of Hit
-            Best first, ``k`` of them unless the index holds fewer.
+            Best first, ``k`` of them unless there are fewer.
 
         Raises
         ------
@@ -215,13 +197,49 @@ class PhotoIndex:
         if k < 1 or rerank < 0:
             raise UserError(f"Ask for at least 1 photo and 0 to re-rank, not {k} and {rerank}.")
         query = retriever.embed_texts([text])[0].numpy()  # [d]
-        hits = []
-        for score, places in self._nearest(query, max(k, rerank)):
-            there = [path for path in places if os.path.isfile(path)]
-            # Half precision leaves a vector a ten-thousandth longer than 1.
-            hits.append(Hit(0, (there or places)[0], min(score, 1.0), None, missing=not there))
-        hits = self._rerank(hits[:rerank], text) + hits[rerank:]
-        return [replace(hit, rank=rank) for rank, hit in enumerate(hits[:k], start=1)]
+        hits = self._hits(query, max(k, rerank), where)
+        return ranked((self._rerank(hits[:rerank], text) + hits[rerank:])[:k])
+
+    def similar(self, photo: Any, k: int = 12, where: Where | None = None) -> list[Hit]:
+        """Find the photos that are most like one.
+
+        Two photos are as similar as, on average over the embeddings of the first, the best of the
+        embeddings of the second is: the similarity of a text, for each of them.
+
+        Parameters
+        ----------
+        photo
+            Everything that `blip2.processing.open_photo` takes, in the index or not; a file of the
+            index is not read again, and not among the hits.
+        k : int
+            Photos wanted.
+        where : Where, optional
+            Only among these files.
+
+        Returns
+        -------
+        list of Hit
+            Best first.
+
+        Raises
+        ------
+        UserError
+            If the photo cannot be used.
+        """
+        if k < 1:
+            raise UserError(f"Ask for at least 1 photo, not {k}.")
+        known = None
+        state: State = self._folder.state()
+        if isinstance(photo, (str, Path)):
+            path = Path(os.path.abspath(photo))
+            with self._folder.library.reading(state.manifest.generation) as library:
+                known = library.photo_at(path)
+        if known is None:
+            query = self._need_retriever().embed_images([photo])[0].numpy()  # [Q, d]
+        else:
+            query = state.store.embeddings_of(known)
+        hits = self._hits(query, k + 1, where)
+        return ranked([hit for hit in hits if known is None or hit.photo != known][:k])
 
     def info(self) -> dict:
         """Describe the index.
@@ -281,15 +299,20 @@ class PhotoIndex:
             raise ValueError("the index was opened without a retriever")
         return self._retriever
 
-    def _nearest(self, query: "np.ndarray", count: int) -> list[tuple[float, list[Path]]]:
-        """Return scores and files of the best photos, all of one state."""
+    def _hits(self, query: np.ndarray, count: int, where: Where | None) -> list[Hit]:
+        """The best photos, not yet ranked, all of one state."""
         while True:
             state: State = self._folder.state()
-            found = state.store.nearest(query, count)
             with self._folder.library.reading(state.manifest.generation) as library:
+                among = None
+                if where:
+                    among = np.array(library.photos_where(where), dtype=np.int64)
+                found = state.store.nearest(query, count, among)
                 places = [library.places_of(photo) for photo, _ in found]
             if all(places):
-                return [(score, paths) for (_, score), paths in zip(found, places, strict=True)]
+                return [
+                    make_hit(*pair, own, where) for pair, own in zip(found, places, strict=True)
+                ]
             # Later commits have cleared away rows of this state: search the new one.
             if self._folder.state() is state:
                 raise IndexFileError(

@@ -136,7 +136,7 @@ class Segment:
         Parameters
         ----------
         query : np.ndarray
-            ``[d]`` float32.
+            ``[A, d]`` float32; of several vectors, the mean over what is best for each.
         rows : np.ndarray
             ``[n]``.
 
@@ -148,10 +148,10 @@ class Segment:
         import torch  # late: `info` and `verify` need none
 
         best = np.empty(len(rows), dtype=np.float32)
-        asked = torch.from_numpy(query)
+        asked = torch.from_numpy(query).T.contiguous()  # [d, A]
         for start in range(0, len(rows), BLOCK):
             some = torch.from_numpy(self.read(rows[start : start + BLOCK])).float()  # [n, Q, d]
-            best[start : start + BLOCK] = (some @ asked).amax(1).numpy()
+            best[start : start + BLOCK] = (some @ asked).amax(1).mean(1).numpy()
         return best
 
     def exact_scores(self, query: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -160,8 +160,9 @@ class Segment:
         A matrix product may sum in an order that depends on the row, which would break ties by
         chance; a sum along the last axis has one order for all rows.
         """
-        products = self.read(rows).astype(np.float64) * query.astype(np.float64)  # [n, Q, d]
-        return products.sum(axis=-1).max(axis=-1).astype(np.float32)
+        vectors = self.read(rows).astype(np.float64)  # [n, Q, d]
+        best = [(vectors * one.astype(np.float64)).sum(axis=-1).max(axis=-1) for one in query]
+        return np.mean(best, axis=0).astype(np.float32)
 
     def damage(self) -> list[str]:
         """What is wrong with the files, read as a whole."""

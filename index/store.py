@@ -41,7 +41,7 @@ class VectorStore(Protocol):
     def nearest(
         self, query: np.ndarray, count: int, among: np.ndarray | None = None
     ) -> list[tuple[int, float]]:
-        """Return the best photos for a query ``[d]`` as (photo id, score), best first."""
+        """Return the best photos for a query ``[d]`` or ``[A, d]`` as (photo id, score)."""
 
     def embeddings_of(self, photo: int) -> np.ndarray:
         """Return a photo's vectors, ``[Q, d]`` float32."""
@@ -216,7 +216,8 @@ class SegmentStore:
         Parameters
         ----------
         query : np.ndarray
-            ``[d]`` float32, unit length.
+            ``[d]`` float32, unit length; or ``[A, d]``, several vectors of one photo, whose
+            similarity is the mean over what is best for each.
         count : int
             Photos wanted.
         among : np.ndarray, optional
@@ -227,8 +228,8 @@ class SegmentStore:
         list of (int, float)
             Photo id and score, best first; shorter than ``count`` only if there are fewer photos.
         """
-        query = np.ascontiguousarray(query, dtype=np.float32)
-        assert query.shape == (self.dim,), f"expected a query [{self.dim}], got {query.shape}"
+        query = np.atleast_2d(np.ascontiguousarray(query, dtype=np.float32))
+        assert query.shape[1:] == (self.dim,), f"expected [A, {self.dim}], got {query.shape}"
         if count < 1:
             return []
         # A dot product of d unit-length float32 terms is off by at most d * 2**-24, in any order.

@@ -42,6 +42,9 @@ class FakeRetriever:
         self.embedded += len(pixels)
         return self._unit(pixels.flatten(2).transpose(1, 2))
 
+    def embed_images(self, photos: list) -> torch.Tensor:
+        return self.embed_pixels(torch.stack([self.preprocess(photo) for photo in photos]))
+
     def embed_texts(self, texts: list[str], batch_size: int = 64) -> torch.Tensor:
         return self._unit(torch.tensor([COLOURS[text] for text in texts]) / 255)
 

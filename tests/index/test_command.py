@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -57,28 +58,65 @@ def test_build_and_search(run, photos, tmp_path):
 
 
 def test_search_json(run, built, photos):
+    size = (photos / "half.png").stat().st_size
     (photos / "half.png").unlink()
     status, out, _ = run("search", built, "red", "--json", "--k", "2")
     answer = json.loads(out)
     assert status == 0
     assert answer["text"] == "red"
-    assert answer["hits"] == [
-        {
-            "rank": 1,
-            "path": str(photos / "half.png"),
-            "score": pytest.approx(1.0, abs=1e-3),
-            "match": None,
-            "missing": True,
-        },
-        {
-            "rank": 2,
-            "path": str(photos / "red.png"),
-            "score": pytest.approx(1.0, abs=1e-3),
-            "match": None,
-            "missing": False,
-        },
-    ]
+    half, red = answer["hits"]
+    modified = half.pop("modified")
+    assert datetime.fromisoformat(modified) > datetime(2024, 1, 1, tzinfo=UTC)
+    assert half == {
+        "rank": 1, "path": str(photos / "half.png"), "score": pytest.approx(1.0, abs=1e-3),
+        "match": None, "missing": True, "size": size, "photo": 1,
+    }  # fmt: skip
+    assert (red["rank"], red["path"], red["missing"]) == (2, str(photos / "red.png"), False)
     assert "half.png  (missing)" in run("search", built, "red")[1]
+
+
+def test_search_by_photo(run, built, photos, tmp_path):
+    answer = json.loads(run("search", built, "--photo", photos / "red.png", "--json")[1])
+    names = [Path(hit["path"]).name for hit in answer["hits"]]
+    assert names == ["half.png", "blue.png"] and answer["photo"] == str(photos / "red.png")
+    asked = paint(tmp_path / "asked.png", "red", "red", "red", "blue")  # not in the index
+    status, out, _ = run("search", built, "--photo", asked, "--k", "2")
+    assert status == 0 and "half.png" in out.splitlines()[0] and "red.png" in out.splitlines()[1]
+    assert run("search", built, "red", "--photo", asked)[0] == 2
+    assert "Give either a text" in run("search", built)[2]
+    assert "leave it out with --photo" in run("search", built, "--photo", asked, "--rerank", "3")[2]
+    assert "does not exist" in run("search", built, "--photo", tmp_path / "none.png")[2]
+
+
+def test_search_among_some_of_the_photos(run, built, photos):
+    def names(*options):
+        answer = json.loads(run("search", built, "red", "--json", *options)[1])
+        return [Path(hit["path"]).name for hit in answer["hits"]]
+
+    os.utime(photos / "red.png", (1_000_000_000, 1_000_000_000))  # 2001-09-09
+    run("build", photos, "--out", built)
+    assert names("--in", photos / "sea") == ["blue.png"]
+    assert names("--name", "R*.PNG") == ["red.png"]
+    assert names("--until", "2001-09-10") == ["red.png"]
+    assert names("--until", "2001-09-08") == []
+    assert names("--since", "2001-09-10") == ["half.png", "blue.png"]
+    assert names("--since", "2001-09-08", "--name", "?e*") == ["red.png"]
+    assert "among those" in run("search", built, "red", "--name", "nothing")[2]
+    assert run("search", built, "red", "--since", "yesterday")[0] == 2
+
+
+def test_texts_for_a_photo(run, photos, tmp_path):
+    (tmp_path / "more.txt").write_text("blue\n\n white \n")
+    status, out, _ = run(
+        "texts", photos / "red.png", "green", "red", "--from", tmp_path / "more.txt"
+    )
+    lines = [line.split() for line in out.splitlines()]
+    assert status == 0 and lines[0][::2] == ["1", "red"] and len(lines) == 4
+    answer = json.loads(run("texts", photos / "red.png", "green", "red", "--rerank", "--json")[1])
+    assert [entry["text"] for entry in answer["texts"]] == ["red", "green"]
+    assert answer["texts"][0]["match"] == pytest.approx(1)
+    assert "There are no texts" in run("texts", photos / "red.png")[2]
+    assert "does not exist" in run("texts", photos / "none.png", "red")[2]
 
 
 def test_build_again_brings_up_to_date(run, built, photos):

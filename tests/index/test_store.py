@@ -79,6 +79,19 @@ def test_random_corpora(make, tmp_path):
         assert store.nearest(query, count, among=ids[some]) == expected
 
 
+def test_several_vectors_ask_for_what_is_best_for_each(tmp_path):
+    """Photo to photo: the mean over the vectors asked of the best cosine of each."""
+    rng = np.random.default_rng(4)
+    embeddings = halves(spread(rng, 40, 3, dim=6))
+    store = store_of(tmp_path, range(40), embeddings)
+    asked = spread(rng, 5, dim=6)
+    cosines = np.einsum("nqd,ad->naq", embeddings.astype(np.float64), asked.astype(np.float64))
+    expected = cosines.max(-1).mean(-1)
+    found = store.nearest(asked, 40)
+    assert [photo for photo, _ in found] == np.argsort(-expected).tolist()
+    assert [score for _, score in found] == pytest.approx(np.sort(expected)[::-1].tolist())
+
+
 def test_a_tie_wider_than_a_block(tmp_path):
     """3,000 equal photos: the answer must be the oldest."""
     embeddings = np.full((3000, 4, 4), 0.5, dtype=np.float32)

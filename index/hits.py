@@ -1,0 +1,111 @@
+"""What a search gives: photos for a text or a photo, and texts for a photo."""
+
+import os
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from blip2.errors import UserError
+from index.places import Place, Where
+
+if TYPE_CHECKING:
+    from blip2 import Blip2Retriever
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A photo found.
+
+    Parameters
+    ----------
+    rank : int
+        From 1.
+    path : Path
+        Where the photo is; the first that exists of its copies.
+    score : float
+        Similarity of text and photo, -1 to 1.
+    match : float or None
+        Probability by ITM that they belong together; None where it was not computed.
+    missing : bool
+        The file was deleted since it was indexed, or can no longer be opened.
+    size : int
+        Of the file, in bytes.
+    modified : str
+        When it was last changed, ISO 8601, UTC.
+    photo : int
+        Its number in the index.
+    """
+
+    rank: int
+    path: Path
+    score: float
+    match: float | None
+    missing: bool
+    size: int = field(default=0, compare=False)
+    modified: str = field(default="", compare=False)
+    photo: int = field(default=0, compare=False)
+
+
+def best_texts(
+    retriever: "Blip2Retriever", photo: Any, texts: list[str], rerank: bool = False
+) -> list[tuple[str, float, float | None]]:
+    """Order texts by how well they describe a photo.
+
+    Parameters
+    ----------
+    retriever : Blip2Retriever
+        The model.
+    photo
+        Everything that `blip2.processing.open_photo` takes.
+    texts : list of str
+        To choose from.
+    rerank : bool
+        Order by the joint score of similarity and ITM.
+
+    Returns
+    -------
+    list of (str, float, float or None)
+        Text, similarity and, where it was asked for, the probability by ITM; best first, equal
+        ones in their order.
+
+    Raises
+    ------
+    UserError
+        If there is no text, or the photo cannot be used.
+    """
+    from blip2.processing import clean_text
+    from blip2.retrieval import joint_score
+
+    if not texts:
+        raise UserError("There are no texts to choose from; give at least one.")
+    texts = [clean_text(text, "text") for text in texts]
+    queries = retriever.embed_images([photo])[0]  # [Q, d]
+    scores = (retriever.embed_texts(texts) @ queries.T).amax(1).tolist()
+    matches: list[float | None] = [None] * len(texts)
+    order = scores
+    if rerank:
+        matches = retriever.match([photo] * len(texts), texts).tolist()
+        order = joint_score(scores, matches, retriever.temperature).tolist()
+    best = sorted(range(len(texts)), key=lambda i: -order[i])
+    return [(texts[i], scores[i], matches[i]) for i in best]
+
+
+def make_hit(photo: int, score: float, places: list[Place], where: Where | None) -> Hit:
+    """A photo at the first of its files that is asked for and exists."""
+    fitting = [p for p in places if where.admits(p) and _inside(p.path, where.folder)] \
+        if where else places  # fmt: skip
+    there = [place for place in fitting if os.path.isfile(place.path)]
+    place = (there or fitting)[0]
+    moment = datetime.fromtimestamp(place.mtime_ns / 1e9, UTC).isoformat(timespec="seconds")
+    # Half precision leaves a vector a ten-thousandth longer than 1.
+    return Hit(0, place.path, min(score, 1.0), None, not there, place.size, moment, photo)
+
+
+def _inside(path: Path, folder: Path | None) -> bool:
+    return folder is None or path == folder or folder in path.parents
+
+
+def ranked(hits: list[Hit]) -> list[Hit]:
+    """The hits with their ranks, from 1."""
+    return [replace(hit, rank=rank) for rank, hit in enumerate(hits, start=1)]
