@@ -141,17 +141,17 @@ def _build(args: argparse.Namespace, load: Loader) -> int:
 
     _look_for_photos(args.paths)  # before a model is loaded and a folder made for nothing
     if PhotoIndex.exists(args.out):
-        return _grow(_open(args.out, args.retriever, load), args)
+        return _grow(_open(args.out, args.retriever, load), args, "update")
     retriever = load(args.retriever or DEFAULT_RETRIEVER)
-    return _grow(PhotoIndex.create(args.out, retriever), args)
+    return _grow(PhotoIndex.create(args.out, retriever), args, "update")
 
 
 def _add(args: argparse.Namespace, load: Loader) -> int:
     _look_for_photos(args.paths)
-    return _grow(_open(args.index, args.retriever, load), args)
+    return _grow(_open(args.index, args.retriever, load), args, "add")
 
 
-def _grow(index: "PhotoIndex", args: argparse.Namespace) -> int:
+def _grow(index: "PhotoIndex", args: argparse.Namespace, how: str) -> int:
     from tqdm import tqdm
 
     with tqdm(unit="photo", file=sys.stderr, disable=None, dynamic_ncols=True) as bar:
@@ -160,15 +160,16 @@ def _grow(index: "PhotoIndex", args: argparse.Namespace) -> int:
             bar.total = total
             bar.update(done - bar.n)
 
-        report = index.add(args.paths, progress)
+        report = getattr(index, how)(args.paths, progress)
     refused = [{"path": str(path), "reason": reason} for path, reason in report.refused]
-    counts = {"added": report.added, "known": report.known, "photos": len(index)}
+    counts = {"added": report.added, "known": report.known, "gone": report.gone}
+    counts["photos"] = len(index)
     if args.json:
         _print_json({**counts, "refused": refused})
     else:
         print(
-            f"{report.added} added, {report.known} known, {len(refused)} refused; "
-            f"the index holds {len(index)} photos"
+            f"{report.added} added, {report.known} known, {report.gone} gone, "
+            f"{len(refused)} refused; the index holds {len(index)} photos"
         )
         for item in refused:
             print(f"refused: {_printable(item['path'])}: {_printable(item['reason'])}")

@@ -93,7 +93,7 @@ def best_texts(
 
 def make_hit(photo: int, score: float, places: list[Place], where: Where | None) -> Hit:
     """A photo at the first of its files that is asked for and exists."""
-    fitting = [p for p in places if where.admits(p) and _inside(p.path, where.folder)] \
+    fitting = [p for p in places if where.admits(p) and inside(p.path, where.folder)] \
         if where else places  # fmt: skip
     there = [place for place in fitting if os.path.isfile(place.path)]
     place = (there or fitting)[0]
@@ -102,7 +102,8 @@ def make_hit(photo: int, score: float, places: list[Place], where: Where | None)
     return Hit(0, place.path, min(score, 1.0), None, not there, place.size, moment, photo)
 
 
-def _inside(path: Path, folder: Path | None) -> bool:
+def inside(path: Path, folder: Path | None) -> bool:
+    """Tell whether a file is a folder's, or anywhere where none is named."""
     return folder is None or path == folder or folder in path.parents
 
 

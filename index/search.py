@@ -9,24 +9,38 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from blip2.errors import UserError
-from index.embed import BATCH_SIZE, embed_files, find_photos
+from index.embed import embed_files, find_photos
 from index.folder import IndexFolder, State
-from index.hits import Hit, make_hit, ranked
+from index.hits import Hit, inside, make_hit, ranked
 from index.manifest import NAME as MANIFEST
 from index.manifest import IndexFileError
 from index.places import Where
+from index.rerank import rerank_hits
 
 if TYPE_CHECKING:
     from blip2 import Blip2Retriever
 
+COMMITTED_AT_ONCE = 2048  # files
+
 
 @dataclass(frozen=True)
 class AddReport:
-    """What came of adding photos: how many are new, how many were known, and which were refused."""
+    """What came of adding photos.
+
+    Parameters
+    ----------
+    added, known : int
+        How many are new, and how many files hold known ones.
+    refused : list of (Path, str)
+        Files that could not be used, each with the reason.
+    gone : int
+        Files taken out because they are no longer there.
+    """
 
     added: int
     known: int
     refused: list[tuple[Path, str]]
+    gone: int = 0
 
 
 class PhotoIndex:
@@ -106,10 +120,11 @@ class PhotoIndex:
         paths: Iterable[Path],
         progress: Callable[[int, int], None] | None = None,
     ) -> AddReport:
-        """Add photos, all in one commit.
+        """Add photos.
 
         A photo that is known by its content is not embedded again; its file is noted as one more
-        place of it.
+        place of it. Files are committed some thousand at a time: after a kill the same call goes on
+        from the last of these.
 
         Parameters
         ----------
@@ -125,22 +140,52 @@ class PhotoIndex:
         Raises
         ------
         IndexFileError
-            If the index cannot be written; it is then as it was.
+            If the index cannot be written; it is then as it was after the last commit.
         """
         retriever = self._need_retriever()
-        files, refused = find_photos(paths)
+        everything, refused = find_photos(paths)
         added = known = 0
-        while files:
-            generation = self._folder.state().manifest.generation
-            with self._folder.library.reading(generation) as library:
-                embedded = embed_files(files, retriever, library, progress=progress)
-            committed = self._folder.commit(embedded)
-            refused += embedded.refused
-            added += committed.added
-            known += embedded.known + len(embedded.new) - committed.added
-            known -= len(committed.read_again)
-            files = committed.read_again
+        for start in range(0, len(everything), COMMITTED_AT_ONCE):
+            files = everything[start : start + COMMITTED_AT_ONCE]
+
+            def tell(done: int, total: int, start: int = start) -> None:
+                if progress:
+                    progress(start + done, len(everything))
+
+            while files:
+                generation = self._folder.state().manifest.generation
+                with self._folder.library.reading(generation) as library:
+                    embedded = embed_files(files, retriever, library, progress=tell)
+                committed = self._folder.commit(embedded)
+                refused += embedded.refused
+                added += committed.added
+                known += embedded.known + len(embedded.new) - committed.added
+                known -= len(committed.read_again)
+                files = committed.read_again
         return AddReport(added, known, refused)
+
+    def update(
+        self,
+        paths: Iterable[Path],
+        progress: Callable[[int, int], None] | None = None,
+    ) -> AddReport:
+        """Bring the index up to date with folders: as `add`, and files that are gone are taken out.
+
+        What lies in a folder that cannot be read is left as it is. Parameters and errors are those
+        of `add`.
+        """
+        paths = [Path(os.path.abspath(path)) for path in paths]
+        report = self.add(paths, progress)
+        unread = [path for path, _ in report.refused if os.path.isdir(path)]
+        generation = self._folder.state().manifest.generation
+        with self._folder.library.reading(generation) as library:
+            known = [path for path in library.files() if any(inside(path, top) for top in paths)]
+        gone = [
+            path
+            for path in known
+            if not os.path.lexists(path) and not any(inside(path, top) for top in unread)
+        ]
+        return replace(report, gone=self.remove(gone) if gone else 0)
 
     def remove(self, paths: Iterable[Path]) -> int:
         """Take files out of the index; a photo goes with the last file that holds it.
@@ -198,7 +243,7 @@ class PhotoIndex:
             raise UserError(f"Ask for at least 1 photo and 0 to re-rank, not {k} and {rerank}.")
         query = retriever.embed_texts([text])[0].numpy()  # [d]
         hits = self._hits(query, max(k, rerank), where)
-        return ranked((self._rerank(hits[:rerank], text) + hits[rerank:])[:k])
+        return ranked((rerank_hits(retriever, hits[:rerank], text) + hits[rerank:])[:k])
 
     def similar(self, photo: Any, k: int = 12, where: Where | None = None) -> list[Hit]:
         """Find the photos that are most like one.
@@ -319,32 +364,3 @@ class PhotoIndex:
                     f"The index {self._folder.path} is damaged: photos without a file; "
                     "restore it from a copy or build it anew in another folder."
                 )
-
-    def _rerank(self, hits: list[Hit], text: str) -> list[Hit]:
-        """Order hits by ITC and ITM; those that cannot be opened keep their order at the end."""
-        from blip2.retrieval import joint_score
-
-        there = [hit for hit in hits if not hit.missing]
-        matched = []
-        for start in range(0, len(there), BATCH_SIZE):
-            matched += self._match(there[start : start + BATCH_SIZE], text)
-        gone = [hit for hit in hits if hit.missing] + [hit for hit in matched if hit.missing]
-        found = [hit for hit in matched if not hit.missing]
-        temperature = self._need_retriever().temperature
-
-        def joint(hit: Hit) -> float:
-            return float(joint_score(hit.score, hit.match, temperature))
-
-        return sorted(found, key=joint, reverse=True) + sorted(gone, key=lambda hit: -hit.score)
-
-    def _match(self, hits: list[Hit], text: str) -> list[Hit]:
-        from blip2.processing import PhotoError
-
-        retriever = self._need_retriever()
-        try:
-            scores = retriever.match([hit.path for hit in hits], [text] * len(hits), BATCH_SIZE)
-        except PhotoError:
-            if len(hits) == 1:
-                return [replace(hits[0], missing=True)]
-            return [matched for hit in hits for matched in self._match([hit], text)]
-        return [replace(hit, match=p) for hit, p in zip(hits, scores.tolist(), strict=True)]

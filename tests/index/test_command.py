@@ -47,7 +47,7 @@ def test_build_and_search(run, photos, tmp_path):
     status, out, err = run("build", photos, "--out", tmp_path / "index")
     assert (status, err) == (0, "")
     first, second = out.splitlines()
-    assert first == "3 added, 0 known, 1 refused; the index holds 3 photos"
+    assert first == "3 added, 0 known, 0 gone, 1 refused; the index holds 3 photos"
     assert second.startswith(f"refused: {photos / 'bad.jpg'}: ") and "not a picture" in second
     status, out, _ = run("search", tmp_path / "index", "red", "--k", "2", "--rerank", "2")
     assert status == 0
@@ -123,7 +123,17 @@ def test_build_again_brings_up_to_date(run, built, photos):
     paint(photos / "green.png", "green")
     status, out, _ = run("build", photos, "--out", built, "--json")
     assert status == 0
-    assert json.loads(out) == {"added": 1, "known": 3, "photos": 4, "refused": []}
+    assert json.loads(out) == {"added": 1, "known": 3, "gone": 0, "photos": 4, "refused": []}
+    # A moved photo is not embedded again, and a deleted one is taken out.
+    (photos / "green.png").rename(photos / "moved.png")
+    (photos / "red.png").unlink()
+    out = run("build", photos, "--out", built)[1]
+    assert out == "0 added, 3 known, 2 gone, 0 refused; the index holds 3 photos\n"
+    assert "moved.png" in run("search", built, "green")[1].splitlines()[0]
+    # Adding leaves alone what is gone.
+    (photos / "moved.png").unlink()
+    run("add", built, photos)
+    assert "moved.png  (missing)" in run("search", built, "green")[1]
     assert json.loads(run("info", built, "--json")[1])["retriever"] == "colours"
 
 

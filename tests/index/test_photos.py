@@ -317,3 +317,46 @@ def test_embeddings_reach_the_store_with_their_photo(tmp_path, retriever):
     scores = wide @ [1, 1, 0, 0.25] / np.linalg.norm(wide, axis=1)
     expected = [f"{i:02}.png" for i in np.argsort(-scores, kind="stable")[:20]]
     assert names(index.search("yellow", k=20)) == expected
+
+
+def test_a_build_that_is_broken_off_goes_on_where_it_was(tmp_path, monkeypatch):
+    """Files are committed some at a time; what is committed is not embedded again."""
+    monkeypatch.setattr("index.search.COMMITTED_AT_ONCE", 2)
+    for number, colour in enumerate(["red", "green", "blue", "yellow", "white"]):
+        paint(tmp_path / "photos" / f"{number}.png", colour)
+
+    class Stopping(FakeRetriever):
+        def embed_pixels(self, pixels):
+            if self.embedded >= 2:
+                raise RuntimeError("killed")
+            return super().embed_pixels(pixels)
+
+    index = PhotoIndex.create(tmp_path / "index", Stopping())
+    with pytest.raises(RuntimeError, match="killed"):
+        index.add([tmp_path / "photos"])
+    assert len(index) == 2 and index.verify() == []
+    retriever = FakeRetriever()
+    index = PhotoIndex.open(tmp_path / "index", retriever)
+    told = []
+    report = index.add([tmp_path / "photos"], lambda done, total: told.append((done, total)))
+    assert (report.added, report.known, retriever.embedded) == (3, 2, 3)
+    assert told[-1] == (5, 5) and [done for done, _ in told] == sorted(done for done, _ in told)
+    assert index.verify() == [] and index.search("white")[0].path.name == "4.png"
+
+
+def test_update_leaves_folders_alone_that_cannot_be_read(library, photos, monkeypatch):
+    (photos / "red.png").unlink()
+    (photos / "sea" / "blue.png").unlink()
+    walk = os.walk
+
+    def unreadable(top, onerror=None, followlinks=False):
+        for folder, inner, names in walk(top, onerror, followlinks=followlinks):
+            if folder.endswith("sea"):
+                onerror(PermissionError(13, "Permission denied", folder))
+            else:
+                yield folder, inner, names
+
+    monkeypatch.setattr("index.embed.os.walk", unreadable)
+    report = library.update([photos])
+    assert report.gone == 1 and [path.name for path, _ in report.refused] == ["sea"]
+    assert [hit.path.name for hit in library.search("blue")] == ["half.png", "blue.png"]
