@@ -137,11 +137,16 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _build(args: argparse.Namespace, load: Loader) -> int:
+    from index.embed import find_photos
     from index.search import PhotoIndex
 
     _look_for_photos(args.paths)  # before a model is loaded and a folder made for nothing
     if PhotoIndex.exists(args.out):
-        return _grow(_open(args.out, args.retriever, load), args, "update")
+        # Whether anything is new can be told without a model, which takes seconds to load.
+        index = _open(args.out, args.retriever, load, needed=False)
+        if args.retriever is None and index.changed(find_photos(args.paths)[0]):
+            index = _open(args.out, None, load)
+        return _grow(index, args, "update")
     retriever = load(args.retriever or DEFAULT_RETRIEVER)
     return _grow(PhotoIndex.create(args.out, retriever), args, "update")
 

@@ -128,6 +128,11 @@ class Reader:
         query = f"SELECT path FROM places WHERE {_SEEN} ORDER BY photo, rowid"
         return [Path(os.fsdecode(path)) for (path,) in self._rows(query)]
 
+    def marks(self) -> dict[bytes, tuple[int, int]]:
+        """Return the size and the date of every file, by its name in bytes."""
+        query = f"SELECT path, size, mtime_ns FROM places WHERE {_SEEN}"
+        return {path: (size, mtime_ns) for path, size, mtime_ns in self._rows(query)}
+
     def ids(self) -> list[int]:
         """Return the ids of all photos, ascending."""
         return [row for (row,) in self._rows(f"{_PHOTOS} ORDER BY id")]

@@ -175,17 +175,31 @@ class PhotoIndex:
         of `add`.
         """
         paths = [Path(os.path.abspath(path)) for path in paths]
-        report = self.add(paths, progress)
-        unread = [path for path, _ in report.refused if os.path.isdir(path)]
+        files, unread = find_photos(paths)
+        changed = self.changed(files)
+        report = AddReport(0, 0, [])
+        if changed:  # a model is needed for nothing else
+            report = self.add(changed, progress)
+        elif progress:
+            progress(len(files), len(files))
+        known = report.known + len(files) - len(changed)
+        report = replace(report, known=known, refused=unread + report.refused)
         generation = self._folder.state().manifest.generation
         with self._folder.library.reading(generation) as library:
-            known = [path for path in library.files() if any(inside(path, top) for top in paths)]
+            held = [path for path in library.files() if any(inside(path, top) for top in paths)]
         gone = [
             path
-            for path in known
-            if not os.path.lexists(path) and not any(inside(path, top) for top in unread)
+            for path in held
+            if not os.path.lexists(path) and not any(inside(path, top) for top, _ in unread)
         ]
         return replace(report, gone=self.remove(gone) if gone else 0)
+
+    def changed(self, files: Iterable[Path]) -> list[Path]:
+        """Return the files that are not known with their size and date, in order."""
+        generation = self._folder.state().manifest.generation
+        with self._folder.library.reading(generation) as library:
+            known = library.marks()
+        return [path for path in files if known.get(os.fsencode(path)) != _mark(path)]
 
     def remove(self, paths: Iterable[Path]) -> int:
         """Take files out of the index; a photo goes with the last file that holds it.
@@ -364,3 +378,11 @@ class PhotoIndex:
                     f"The index {self._folder.path} is damaged: photos without a file; "
                     "restore it from a copy or build it anew in another folder."
                 )
+
+
+def _mark(path: Path) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path)
+    except OSError:  # whoever reads it says what is the matter
+        return None
+    return status.st_size, status.st_mtime_ns

@@ -130,6 +130,14 @@ def test_build_again_brings_up_to_date(run, built, photos):
     out = run("build", photos, "--out", built)[1]
     assert out == "0 added, 3 known, 2 gone, 0 refused; the index holds 3 photos\n"
     assert "moved.png" in run("search", built, "green")[1].splitlines()[0]
+
+    # Nothing new needs no model.
+    def none(name):
+        raise AssertionError("a model was loaded")
+
+    assert main(["build", str(photos), "--out", str(built)], none) == 0
+    assert main(["build", str(photos), "--out", str(built), "--retriever", "colours"],
+                lambda name: FakeRetriever(name)) == 0  # fmt: skip
     # Adding leaves alone what is gone.
     (photos / "moved.png").unlink()
     run("add", built, photos)
