@@ -280,9 +280,13 @@ def library_folder(photos: Path | None, fingerprint: str) -> Path:
     Path
         In the cache of blip2; it need not exist.
     """
+    from index.manifest import FORMAT  # an index of another format is built anew beside the old
+
     place = str(photos.resolve()) if photos else "samples"
     name = re.sub(r"[^\w-]+", "-", photos.resolve().name if photos else "samples")[:40]
-    digest = hashlib.sha256(f"{place}|{fingerprint}".encode(errors="replace")).hexdigest()[:16]
+    digest = hashlib.sha256(f"{place}|{fingerprint}|{FORMAT}".encode(errors="replace")).hexdigest()[
+        :16
+    ]
     return cache_dir() / "libraries" / f"{name}-{digest}"
 
 

@@ -33,6 +33,17 @@ def test_a_folder_is_indexed_once(tmp_path, photos, retriever):
     assert names(library, "green")[0] == "new.png"
 
 
+def test_an_index_of_an_older_version_does_not_stand_in_the_way(
+    tmp_path, photos, retriever, monkeypatch
+):
+    monkeypatch.setattr("index.manifest.FORMAT", 1)
+    open_library(retriever, tmp_path / "photos", None, tmp_path / "t")
+    monkeypatch.undo()
+    monkeypatch.setenv("BLIP2_CACHE", str(tmp_path / "cache"))
+    library, report = open_library(retriever, tmp_path / "photos", None, tmp_path / "t")
+    assert (len(library), report.added) == (3, 3)
+
+
 def test_folders_and_models_have_an_index_each(tmp_path, cache):
     one, two = tmp_path / "a" / "photos", tmp_path / "b" / "photos"
     folders = {library_folder(place, mark) for place in (one, two, None) for mark in ("x", "y")}
