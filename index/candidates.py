@@ -1,9 +1,10 @@
 """Which photos of a large segment are worth an exact look: FAISS over all query vectors.
 
 Vectors are sorted into lists by their nearest centre and kept as product-quantised codes, 4 bits
-for every 4 numbers, which FAISS compares in registers (fast scan). What it finds are vectors; their
-photos, a few hundred, are then scored by all their vectors in half precision, so that quantisation
-costs recall only where a photo of the answer is not among them.
+for every 4 numbers, which FAISS compares in registers (fast scan). What it finds are vectors, some
+thousand; in half precision they are put in order, and the photos of the best of them are then
+scored by all their vectors (:mod:`index.segment`), so that quantisation costs recall only where a
+photo of the answer is not among them.
 """
 
 from pathlib import Path
@@ -15,6 +16,8 @@ from index.manifest import IndexFileError, write_aside
 
 CODED = 4  # numbers that share a code of 4 bits
 TRAINED_ON = 64  # vectors for each centre
+PASSES = 10  # of k-means
+FINDERS = 32, 80, 24  # HNSW over the centres: links, vectors looked at when built, when asked
 ADDED_AT_ONCE = 8192  # photos
 
 
@@ -48,7 +51,7 @@ class Candidates:
         """
         photos, queries, dim = embeddings.shape
         total = photos * queries
-        lists = 1 << max(4, round(np.log2(np.sqrt(total) * 2)))
+        lists = 1 << max(4, round(np.log2(np.sqrt(total))))
         draw = np.random.default_rng(0)
         wanted = min(photos, -(-lists * TRAINED_ON // queries))
         some = np.sort(draw.permutation(photos)[:wanted])
@@ -59,36 +62,39 @@ class Candidates:
         )
         index.own_fields = True
         coarse.this.disown()
-        index.cp.niter, index.cp.seed = 10, 7
+        index.cp.niter, index.cp.seed = PASSES, 7
         index.train(sample)
+        # Thousands of centres are compared for millions of vectors: a graph finds nearly always the
+        # nearest, a tenth of the time; a search has few vectors and compares them all.
+        finder = faiss.IndexHNSWFlat(dim, FINDERS[0], faiss.METRIC_INNER_PRODUCT)
+        finder.hnsw.efConstruction, finder.hnsw.efSearch = FINDERS[1:]
+        finder.add(coarse.reconstruct_n(0, lists))
+        index.quantizer = finder
         for start in range(0, photos, ADDED_AT_ONCE):
             part = np.asarray(embeddings[start : start + ADDED_AT_ONCE], dtype=np.float32)
             index.add(np.ascontiguousarray(part.reshape(-1, dim)))
+        index.quantizer = coarse
         return cls(index, queries)
 
-    def rows(self, query: np.ndarray, vectors: int, probes: int) -> np.ndarray:
-        """Rows of the photos that may be nearest, the likelier first.
+    def vectors(self, query: np.ndarray, count: int, probes: int) -> np.ndarray:
+        """Vectors that are nearest by their codes.
 
         Parameters
         ----------
         query : np.ndarray
-            ``[A, d]`` float32; the candidates of several vectors take turns.
-        vectors : int
-            Nearest vectors to take for each, by their codes.
+            ``[A, d]`` float32.
+        count : int
+            Vectors to take for each.
         probes : int
             Lists to look into.
 
         Returns
         -------
         np.ndarray
-            ``[m]``, each row once.
+            ``[A, count]`` int64; -1 at the end where there are fewer.
         """
         options = faiss.SearchParametersIVF(nprobe=min(probes, self.index.nlist))
-        _, found = self.index.search(query, min(vectors, self.index.ntotal), params=options)
-        turns = found.T.ravel()  # the nearest of each, then the second of each
-        rows = turns[turns >= 0] // self.queries
-        _, first = np.unique(rows, return_index=True)
-        return rows[np.sort(first)]
+        return self.index.search(query, min(count, self.index.ntotal), params=options)[1]
 
     def save(self, path: Path) -> None:
         """Write it to a file, aside and synced."""

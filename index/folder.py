@@ -20,8 +20,7 @@ from index.embed import Embedded
 from index.library import Library
 from index.manifest import IndexFileError, Manifest
 from index.places import PhotoFile
-from index.segment import SegmentRecord
-from index.store import SegmentStore
+from index.store import Embeddings, VectorStore, new_store, open_store
 
 LOCK = "write.lock"
 LOCK_TIMEOUT = 10.0  # seconds; photos are embedded outside the lock, so writers hold it briefly
@@ -36,7 +35,7 @@ class State:
     """One generation of an index, never changed once made: searches go on in it."""
 
     manifest: Manifest
-    store: SegmentStore
+    store: VectorStore
     stamp: tuple[int, int, int]  # of the manifest's file: another one means another generation
 
 
@@ -79,6 +78,7 @@ class IndexFolder:
         queries: int,
         dim: int,
         search: str = "auto",
+        address: str | None = None,
     ) -> None:
         """Make an index without photos.
 
@@ -90,8 +90,8 @@ class IndexFolder:
             Name and fingerprint of the model.
         queries, dim : int
             Vectors of a photo, and their width.
-        search : str
-            See `index.store.SegmentStore`.
+        search, address : str
+            See `index.store.new_store`.
 
         Raises
         ------
@@ -107,6 +107,7 @@ class IndexFolder:
                 for name in _BEGUN - {LOCK}:
                     (path / name).unlink(missing_ok=True)
                 name = uuid.uuid4().hex
+                store = new_store(path, name, (queries, dim), search, address)
                 Library(path).create(name)
                 empty = Manifest(
                     library=name,
@@ -116,7 +117,7 @@ class IndexFolder:
                     queries=queries,
                     dim=dim,
                     photos=0,
-                    store=SegmentStore(path, queries, dim, search=search).manifest(),
+                    store=store.manifest(),
                     written=manifests.now(),
                 )
                 empty.write(path)
@@ -156,16 +157,17 @@ class IndexFolder:
                 raise
             return State(manifest, store, stamp)
 
-    def _open_store(self, manifest: Manifest) -> SegmentStore:
+    def _open_store(self, manifest: Manifest) -> VectorStore:
         photos = None
-        if sum(record["photos"] for record in manifest.store["segments"]) != manifest.photos:
+        segments = manifest.store.get("segments", [])
+        if sum(record["photos"] for record in segments) != manifest.photos:
             with self.library.reading(manifest.generation) as reader:  # some were removed
                 photos = np.array(reader.ids(), dtype=np.int64)
         shape = manifest.queries, manifest.dim
-        store = SegmentStore.open(self.path, *shape, manifest.store, photos)
+        store = open_store(self.path, shape, manifest.store, photos)
         if len(store) != manifest.photos:
             raise IndexFileError(
-                f"The index {self.path} is damaged: its segments hold {len(store)} photos instead "
+                f"The index {self.path} is damaged: its store holds {len(store)} photos instead "
                 f"of {manifest.photos}; restore it from a copy."
             )
         return store
@@ -192,7 +194,7 @@ class IndexFolder:
         with _written(self.path, "is as it was, since it could not be changed"), _locked(self.path):
             state = self.state()
             manifest = state.manifest
-            self._tidy(manifest)
+            self._tidy(state.store)
             if embedded is None:
                 shape = (0, manifest.queries, manifest.dim)
                 embedded = Embedded(np.empty(shape, dtype=np.float32))
@@ -217,24 +219,24 @@ class IndexFolder:
                 change = self.library.apply(manifest.generation, new, copies, forgotten)
                 store = state.store
                 if change.added or change.removed:
-                    vectors = embedded.embeddings[chosen]  # [n, Q, d]
-                    store = store.changed(change.added, vectors, change.removed)
+                    vectors = Chosen(embedded.embeddings, chosen)
+                    following = manifest.generation + 1
+                    store = store.changed(following, change.added, vectors, change.removed)
                 self._publish(state, store)
             return Committed(len(new), len(forgotten), again)
 
-    def _publish(self, old: State, store: SegmentStore) -> None:
+    def _publish(self, old: State, store: VectorStore) -> None:
         generation = old.manifest.generation + 1
         following = replace(old.manifest, generation=generation, written=manifests.now())
         if store is not old.store:
             following = replace(following, store=store.manifest(), photos=len(store))
         following.write(self.path)
         self._state = State(following, store, self._stamp())
-        self._tidy(following)
+        self._tidy(store)
 
-    def _tidy(self, manifest: Manifest) -> None:
+    def _tidy(self, store: VectorStore) -> None:
         """Delete segments of no use any more, and those of killed writers."""
-        records = [SegmentRecord(**record) for record in manifest.store["segments"]]
-        needed = {name for record in records for name in record.files()}
+        needed = store.files()
         for name in os.listdir(self.path):
             if _VECTORS.fullmatch(name) and name not in needed:
                 (self.path / name).unlink()
@@ -258,6 +260,19 @@ class IndexFolder:
             f"The index {self.path} was made with the retriever {manifest.retriever}, not with "
             f"{self._retriever}; use that one or build the index anew in another folder."
         )
+
+
+class Chosen:
+    """Some rows of embeddings, read when a slice of them is taken; see `index.store.Embeddings`."""
+
+    def __init__(self, embeddings: Embeddings, rows: Sequence[int]) -> None:
+        self.embeddings, self.rows = embeddings, np.asarray(rows, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, some: slice) -> np.ndarray:
+        return self.embeddings[self.rows[some]]
 
 
 @contextmanager

@@ -128,11 +128,15 @@ def write_aside(path: Path, write: Callable[[BinaryIO], object]) -> None:
         Gets the open file.
     """
     aside = path.with_name(path.name + ".tmp")
-    with aside.open("wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
+    try:
+        with aside.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
     sync(path.parent)
 
 

@@ -79,7 +79,7 @@ class Segment:
     def __init__(self, folder: Path, record: SegmentRecord, queries: int, dim: int) -> None:
         self.folder, self.record = folder, record
         paths = [folder / name for name in record.files()]
-        rows = _checked(paths[1], record.rows_sha256)
+        _check(paths[1], record.rows_sha256)
         size = paths[0].stat().st_size
         if size != record.bytes:
             raise _damage(paths[0], f"{size:,} bytes instead of {record.bytes:,}")
@@ -90,7 +90,7 @@ class Segment:
         except (ValueError, OSError, EOFError) as error:
             raise _damage(paths[0], "its header does not parse") from error
         shape = (record.photos, queries, dim)
-        if self.embeddings.shape != shape or self.embeddings.dtype != np.float16 or len(rows) < 1:
+        if self.embeddings.shape != shape or self.embeddings.dtype != np.float16:
             raise _damage(paths[0], f"it holds {self.embeddings.shape} instead of {shape}")
         if table.dtype != ROW or table.shape != (record.photos,):
             raise _damage(paths[1], "it holds something else")
@@ -98,7 +98,7 @@ class Segment:
         self._compared = np.zeros(record.photos, dtype=bool)
         self.candidates = None
         if record.candidates_sha256:
-            _checked(paths[2], record.candidates_sha256)
+            _check(paths[2], record.candidates_sha256)
             self.candidates = Candidates.load(paths[2], queries, dim, record.photos)
 
     def __len__(self) -> int:
@@ -122,13 +122,40 @@ class Segment:
         IndexFileError
             A row is damaged.
         """
-        found = self.embeddings[rows]
-        for row, own in zip(rows[~self._compared[rows]], found[~self._compared[rows]], strict=True):
-            if zlib.crc32(own) != self._checks[row]:
-                path = self.folder / self.record.files()[0]
-                raise _damage(path, f"photo {self.photos[row]} is not what was written")
-        self._compared[rows] = True
-        return found
+        self._compare(rows)
+        if len(rows) and rows[-1] - rows[0] == len(rows) - 1 and (np.diff(rows) == 1).all():
+            return self.embeddings[rows[0] : rows[-1] + 1]  # not copied
+        return self.embeddings[rows]
+
+    def likely(self, query: np.ndarray, vectors: int, probes: int) -> np.ndarray:
+        """Rows of the photos that may be nearest, those with the best single vector first.
+
+        Parameters
+        ----------
+        query : np.ndarray
+            ``[A, d]`` float32; the photos of several vectors take turns.
+        vectors, probes : int
+            For `Candidates.vectors`.
+
+        Returns
+        -------
+        np.ndarray
+            ``[n]``, each row once.
+        """
+        import torch
+
+        found = self.candidates.vectors(query, vectors, probes)  # [A, V]
+        queries, dim = self.embeddings.shape[1:]
+        self._compare(found[found >= 0] // queries)
+        flat = self.embeddings.reshape(-1, dim)
+        for one, own in zip(query, found, strict=True):
+            there = own[own >= 0]
+            scores = torch.from_numpy(flat[there]).float() @ torch.from_numpy(one)  # [V]
+            own[: len(there)] = there[np.argsort(-scores.numpy(), kind="stable")]
+        turns = found.T.ravel()  # the best of each, then the second of each
+        rows = turns[turns >= 0] // queries
+        _, first = np.unique(rows, return_index=True)
+        return rows[np.sort(first)]
 
     def scores(self, query: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Similarities of rows, to within rounding: the best of each row's ``Q`` cosines.
@@ -149,20 +176,20 @@ class Segment:
 
         best = np.empty(len(rows), dtype=np.float32)
         asked = torch.from_numpy(query).T.contiguous()  # [d, A]
+        room = torch.empty(BLOCK, *self.embeddings.shape[1:])
         for start in range(0, len(rows), BLOCK):
-            some = torch.from_numpy(self.read(rows[start : start + BLOCK])).float()  # [n, Q, d]
-            best[start : start + BLOCK] = (some @ asked).amax(1).mean(1).numpy()
+            some = torch.from_numpy(self.read(rows[start : start + BLOCK]))  # [n, Q, d]
+            wide = room[: len(some)].copy_(some)
+            best[start : start + BLOCK] = (wide @ asked).amax(1).mean(1).numpy()
         return best
 
-    def exact_scores(self, query: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """The same, so that equal embeddings have equal scores.
-
-        A matrix product may sum in an order that depends on the row, which would break ties by
-        chance; a sum along the last axis has one order for all rows.
-        """
-        vectors = self.read(rows).astype(np.float64)  # [n, Q, d]
-        best = [(vectors * one.astype(np.float64)).sum(axis=-1).max(axis=-1) for one in query]
-        return np.mean(best, axis=0).astype(np.float32)
+    def _compare(self, rows: np.ndarray) -> None:
+        """Compare rows with their checksums, those that were not yet."""
+        for row in np.unique(rows[~self._compared[rows]]):
+            if zlib.crc32(self.embeddings[row]) != self._checks[row]:
+                path = self.folder / self.record.files()[0]
+                raise _damage(path, f"photo {self.photos[row]} is not what was written")
+        self._compared[rows] = True
 
     def damage(self) -> list[str]:
         """What is wrong with the files, read as a whole."""
@@ -171,6 +198,29 @@ class Segment:
             if file_sha256(file) != self.record.sha256:
                 return [f"{path.name} is not what was written"]
         return []
+
+
+def exact_scores(query: np.ndarray, embeddings: np.ndarray) -> np.ndarray:
+    """Similarities as `Segment.scores` gives them, so that equal embeddings have equal ones.
+
+    A matrix product may sum in an order that depends on the row, which would break ties by chance;
+    a sum along the last axis has one order for all rows.
+
+    Parameters
+    ----------
+    query : np.ndarray
+        ``[A, d]``.
+    embeddings : np.ndarray
+        ``[n, Q, d]``.
+
+    Returns
+    -------
+    np.ndarray
+        ``[n]`` float32.
+    """
+    vectors = embeddings.astype(np.float64)  # [n, Q, d]
+    best = [(vectors * one.astype(np.float64)).sum(axis=-1).max(axis=-1) for one in query]
+    return np.mean(best, axis=0).astype(np.float32)
 
 
 def write_segment(
@@ -229,11 +279,10 @@ def write_segment(
     return SegmentRecord(number, shape[0], paths[0].stat().st_size, digest, *sums)
 
 
-def _checked(path: Path, sha256: str) -> str:
+def _check(path: Path, sha256: str) -> None:
     with path.open("rb") as file:
         if file_sha256(file) != sha256:
             raise _damage(path, "its SHA-256 does not match the manifest's")
-    return sha256
 
 
 def _damage(path: Path, what: str) -> IndexFileError:

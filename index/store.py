@@ -1,29 +1,35 @@
-"""The vectors of an index: a small interface, and its own implementation in files.
+"""The vectors of an index: a small interface with two implementations.
 
-The similarity of a query and a photo is the *best* of the photo's Q vectors. Few photos are all
-compared; of many, FAISS names some hundreds that are then compared exactly (:mod:`index.segment`).
+The similarity of a query and a photo is the *best* of the photo's Q vectors, not that of their
+mean. `index.segment_store` keeps the vectors in files of the index folder, `index.qdrant_store` in
+a Qdrant server.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from index.segment import BLOCK, Segment, SegmentRecord, write_segment
+from index.manifest import IndexFileError
 
-CANDIDATES_FROM = 20_000  # photos of a segment; fewer are compared one and all
-FANOUT = 8  # segments of like size that are put together into one
-DEAD = 0.3  # share of removed photos from which a segment is written anew
-# What is looked into: lists of a segment, vectors by their codes, photos that are then compared.
-PROBES, VECTORS, COMPARED = 768, 6144, 768
-WRITTEN_AT_ONCE = 1024  # photos
 SEARCHES = ("auto", "exhaustive", "candidates")
+CANDIDATES_FROM = 20_000  # photos; fewer are compared one and all
+WRITTEN_AT_ONCE = 1024  # photos
+
+
+class Embeddings(Protocol):
+    """Rows ``[n, Q, d]``: an array, or something that reads them when a slice is taken."""
+
+    def __len__(self) -> int:
+        """Return the number of photos."""
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        """Return some of them."""
 
 
 class VectorStore(Protocol):
-    """What `index.search` needs of a store. Scores are inner products of unit vectors."""
+    """What the index needs of a store. Scores are inner products of unit vectors."""
 
     kind: str  # shown by `info`
 
@@ -34,7 +40,7 @@ class VectorStore(Protocol):
         """Return the photo ids, ascending: ``[N]`` int64."""
 
     def changed(
-        self, ids: Sequence[int], embeddings: np.ndarray, removed: Sequence[int]
+        self, generation: int, ids: Sequence[int], embeddings: Embeddings, removed: Sequence[int]
     ) -> "VectorStore":
         """Return a store without ``removed`` and with new photos; readers of this one go on."""
 
@@ -52,310 +58,113 @@ class VectorStore(Protocol):
     def files(self) -> set[str]:
         """Return the names of its files in the index folder."""
 
+    def size(self) -> int:
+        """Return the bytes that its embeddings take."""
 
-class SegmentStore:
-    """Segments of photos in an index folder, none of which is ever changed.
+    def damage(self) -> list[str]:
+        """Tell what is wrong with it, looking at everything."""
 
-    New photos become a new segment; segments of like size are put together when there are
-    ``FANOUT`` of them, so that there are few, and each photo is written again a few times only.
+
+def new_store(
+    folder: Path, library: str, shape: tuple[int, int], search: str, address: str | None
+) -> VectorStore:
+    """Make a store without photos.
 
     Parameters
     ----------
     folder : Path
         Of the index.
-    queries, dim : int
-        Vectors of a photo, and their width.
-    segments : sequence of Segment
-        Open.
-    photos : np.ndarray, optional
-        ``[N]`` int64, ascending: those that are in the index; by default all of the segments'.
+    library : str
+        Its unique name.
+    shape : tuple of int
+        ``(Q, d)``.
     search : str
-        ``"auto"``, or ``"exhaustive"`` or ``"candidates"`` whatever the size.
-    following : int
-        Number of the next segment; none is used twice.
+        One of `SEARCHES`.
+    address : str, optional
+        Of a Qdrant server; files in the folder unless given.
+
+    Returns
+    -------
+    VectorStore
     """
-
-    def __init__(
-        self,
-        folder: Path,
-        queries: int,
-        dim: int,
-        segments: Sequence[Segment] = (),
-        photos: np.ndarray | None = None,
-        search: str = "auto",
-        following: int = 1,
-    ) -> None:
-        self.folder, self.queries, self.dim, self.search = folder, queries, dim, search
-        self._following = following
-        self.segments = list(segments)
-        written = (
-            np.concatenate([s.photos for s in segments]) if segments else np.empty(0, np.int64)
+    if search not in SEARCHES:
+        raise IndexFileError(
+            f"There is no search called {search}; choose of {', '.join(SEARCHES)}."
         )
-        self._photos = np.sort(written) if photos is None else photos
-        # Rows of each segment that are in the index; None where all of them are.
-        self._live = [
-            None
-            if len(self._photos) == len(written)
-            else np.flatnonzero(_within(s.photos, self._photos))
-            for s in segments
-        ]
+    if address is None:
+        from index.segment_store import SegmentStore
 
-    @classmethod
-    def open(
-        cls, folder: Path, queries: int, dim: int, kept: dict, photos: np.ndarray | None
-    ) -> "SegmentStore":
-        """Open the segments that a manifest names.
+        return SegmentStore(folder, *shape, search=search)
+    from index.qdrant_store import QdrantStore
 
-        Parameters
-        ----------
-        folder, queries, dim
-            As for the class.
-        kept : dict
-            From :meth:`manifest`.
-        photos : np.ndarray, optional
-            Those in the index, ascending, where some were removed.
+    return QdrantStore.create(address, f"blip2-{library}", *shape, search)
 
-        Raises
-        ------
-        IndexFileError
-            A file is damaged.
-        FileNotFoundError
-            One is not there.
-        """
-        segments = [
-            Segment(folder, SegmentRecord(**record), queries, dim) for record in kept["segments"]
-        ]
-        return cls(folder, queries, dim, segments, photos, kept["search"], kept["following"])
 
-    @property
-    def kind(self) -> str:
-        """How it searches, for `info`."""
-        fast = [s.candidates.kind for s in self.segments if s.candidates is not None]
-        if not fast:
-            return "exhaustive: every photo is compared, exactly"
-        return f"{fast[0]} names candidates in {len(fast)} of {len(self.segments)} segments, " \
-            "which are compared exactly"  # fmt: skip
+def open_store(
+    folder: Path, shape: tuple[int, int], kept: dict, photos: np.ndarray | None
+) -> VectorStore:
+    """Open the store that a manifest names.
 
-    def __len__(self) -> int:
-        return len(self._photos)
+    Parameters
+    ----------
+    folder : Path
+        Of the index.
+    shape : tuple of int
+        ``(Q, d)``.
+    kept : dict
+        From :meth:`VectorStore.manifest`.
+    photos : np.ndarray, optional
+        Ids of those in the index, ascending, where files hold more.
 
-    def ids(self) -> np.ndarray:
-        """Return the photo ids, ascending.
+    Raises
+    ------
+    IndexFileError
+        It is damaged or does not answer.
+    FileNotFoundError
+        A file is not there.
+    """
+    if kept["kind"] == "qdrant":
+        from index.qdrant_store import QdrantStore
 
-        Returns
-        -------
-        np.ndarray
-            ``[N]`` int64.
-        """
-        return self._photos
+        return QdrantStore.open(*shape, kept)
+    from index.segment_store import SegmentStore
 
-    def manifest(self) -> dict:
-        """Return what the manifest keeps of it."""
-        return {
-            "search": self.search,
-            "following": self._following,
-            "segments": [asdict(segment.record) for segment in self.segments],
-        }
+    return SegmentStore.open(folder, *shape, kept, photos)
 
-    def files(self) -> set[str]:
-        """Return the names of its files in the index folder."""
-        return {name for segment in self.segments for name in segment.record.files()}
 
-    def size(self) -> int:
-        """Bytes of its embeddings on the disk."""
-        return sum(segment.record.bytes for segment in self.segments)
+def unit_parts(
+    ids: Sequence[int], embeddings: Embeddings, shape: tuple[int, int]
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Photos and their embeddings, some at a time, each looked at.
 
-    def changed(
-        self, ids: Sequence[int], embeddings: np.ndarray, removed: Sequence[int]
-    ) -> "SegmentStore":
-        """Return a changed store; this one stays as it is, so that searches can go on in it.
+    Parameters
+    ----------
+    ids : sequence of int
+        Photos.
+    embeddings : Embeddings
+        As many.
+    shape : tuple of int
+        ``(Q, d)``.
 
-        Parameters
-        ----------
-        ids : sequence of int
-            New photos, ascending, all above those in the store.
-        embeddings : np.ndarray
-            ``[len(ids), Q, d]``, unit length.
-        removed : sequence of int
-            Photos to leave out.
+    Yields
+    ------
+    np.ndarray, np.ndarray
+        ``[m]`` int64 and ``[m, Q, d]``.
 
-        Returns
-        -------
-        SegmentStore
-            Its new files are written; they are part of the index once a manifest names them.
-        """
-        if embeddings.shape != (len(ids), self.queries, self.dim):
-            raise ValueError(
-                f"expected embeddings {(len(ids), self.queries, self.dim)}, got {embeddings.shape}"
-            )
-        # The margin of `nearest` holds for unit vectors only; NaN fails this test as well.
-        lengths = np.einsum("nqd,nqd->nq", embeddings, embeddings, dtype=np.float32)
+    Raises
+    ------
+    ValueError
+        They are not of this shape, or not finite and of unit length.
+    """
+    if len(ids) != len(embeddings):
+        raise ValueError(f"expected embeddings of {len(ids)} photos, got {len(embeddings)}")
+    for start in range(0, len(ids), WRITTEN_AT_ONCE):
+        some = np.asarray(ids[start : start + WRITTEN_AT_ONCE], dtype=np.int64)
+        part = embeddings[start : start + WRITTEN_AT_ONCE]
+        if part.shape != (len(some), *shape):
+            raise ValueError(f"expected embeddings {(len(some), *shape)}, got {part.shape}")
+        # The margin of a search holds for unit vectors only; NaN fails this test as well.
+        lengths = np.einsum("nqd,nqd->nq", part, part, dtype=np.float32, casting="same_kind")
         if not (np.abs(lengths - 1) < 1e-2).all():
             raise ValueError("embeddings must be finite and of unit length")
-        kept = self._photos[~np.isin(self._photos, np.asarray(removed, dtype=np.int64))]
-        photos = np.concatenate([kept, np.asarray(ids, dtype=np.int64)])
-        new = SegmentStore(self.folder, self.queries, self.dim, following=self._following)
-        new.search = self.search
-        segments = list(self.segments)
-        if len(ids):
-            segments.append(new._written([(np.asarray(ids), embeddings)], len(ids)))
-        segments = new._put_together(segments, photos)
-        return SegmentStore(
-            self.folder, self.queries, self.dim, segments, photos, self.search, new._following
-        )
-
-    def nearest(
-        self, query: np.ndarray, count: int, among: np.ndarray | None = None
-    ) -> list[tuple[int, float]]:
-        """Return the best photos for a query.
-
-        Photos that are compared, all or the candidates, are scored by a matrix product first. Those
-        that rounding might put among the best are then scored again in one fixed order of
-        summation: the result is that of comparing them one by one, ties by photo id.
-
-        Parameters
-        ----------
-        query : np.ndarray
-            ``[d]`` float32, unit length; or ``[A, d]``, several vectors of one photo, whose
-            similarity is the mean over what is best for each.
-        count : int
-            Photos wanted.
-        among : np.ndarray, optional
-            ``[M]`` int64, ascending: only these photos.
-
-        Returns
-        -------
-        list of (int, float)
-            Photo id and score, best first; shorter than ``count`` only if there are fewer photos.
-        """
-        query = np.atleast_2d(np.ascontiguousarray(query, dtype=np.float32))
-        assert query.shape[1:] == (self.dim,), f"expected [A, {self.dim}], got {query.shape}"
-        if count < 1:
-            return []
-        # A dot product of d unit-length float32 terms is off by at most d * 2**-24, in any order.
-        margin = np.float32(2.1 * (self.dim + 2) * 2.0**-24)
-        photos, exact = [], []
-        for segment, live in zip(self.segments, self._live, strict=True):
-            rows = self._rows(segment, live, query, count, among)
-            if not len(rows):
-                continue
-            scores = segment.scores(query, rows)
-            if len(rows) > count:
-                last = np.partition(scores, -count)[-count]
-                rows = rows[scores >= last - margin]
-            photos.append(segment.photos[rows])
-            exact.append(_in_blocks(segment, query, rows))
-        if not photos:
-            return []
-        found, scored = np.concatenate(photos), np.concatenate(exact)
-        order = np.lexsort((found, -scored))[:count]
-        return [(int(found[i]), float(scored[i])) for i in order]
-
-    def embeddings_of(self, photo: int) -> np.ndarray:
-        """Return a photo's vectors, ``[Q, d]`` float32.
-
-        Raises
-        ------
-        KeyError
-            The photo is not in the store.
-        """
-        for segment in self.segments:
-            row = int(np.searchsorted(segment.photos, photo))
-            if row < len(segment) and segment.photos[row] == photo:
-                return segment.read(np.array([row]))[0].astype(np.float32)
-        raise KeyError(photo)
-
-    def damage(self) -> list[str]:
-        """What is wrong with the files, read as a whole."""
-        return [problem for segment in self.segments for problem in segment.damage()]
-
-    def _rows(
-        self,
-        segment: Segment,
-        live: np.ndarray | None,
-        query: np.ndarray,
-        count: int,
-        among: np.ndarray | None,
-    ) -> np.ndarray:
-        """Rows of a segment to compare: all that may be found, or FAISS's candidates of them."""
-        allowed = live
-        if among is not None:
-            inside = np.flatnonzero(_within(segment.photos, among))
-            allowed = inside if live is None else np.intersect1d(inside, live, assume_unique=True)
-        size = len(segment) if allowed is None else len(allowed)
-        everything = np.arange(len(segment)) if allowed is None else allowed
-        if segment.candidates is None or size <= COMPARED * 4:
-            return everything
-        compared = max(COMPARED, 8 * count)
-        vectors, probes = max(VECTORS, compared * 8), PROBES
-        while True:
-            rows = segment.candidates.rows(query, vectors, probes)
-            if allowed is not None:
-                rows = rows[_within(rows, allowed)]
-            if len(rows) >= min(compared, size) // 4 or probes >= segment.candidates.index.nlist:
-                break
-            vectors, probes = vectors * 4, probes * 4  # siblings crowd, or few are allowed
-        # Where even that leaves fewer photos than are wanted, all are compared.
-        return rows[:compared] if len(rows) >= min(count, size) else everything
-
-    def _put_together(self, segments: list[Segment], photos: np.ndarray) -> list[Segment]:
-        """Merge segments of like size where there are many, and drop what was removed."""
-        live = [int(_within(s.photos, photos).sum()) for s in segments]
-        segments = [s for s, count in zip(segments, live, strict=True) if count]
-        live = [count for count in live if count]
-        for position, (segment, count) in enumerate(zip(segments, live, strict=True)):
-            if count < (1 - DEAD) * len(segment):
-                segments[position] = self._merged([segment], photos, count)
-        while True:
-            tiers: dict[int, list[int]] = {}
-            for position, count in enumerate(live):
-                tiers.setdefault(int(np.log(max(count, 64)) / np.log(FANOUT)), []).append(position)
-            crowded = next((rows for _, rows in sorted(tiers.items()) if len(rows) >= FANOUT), None)
-            if crowded is None:
-                return segments
-            total = sum(live[position] for position in crowded)
-            merged = self._merged([segments[position] for position in crowded], photos, total)
-            left = [p for p in range(len(segments)) if p not in crowded]
-            segments = [*(segments[p] for p in left), merged]
-            live = [*(live[p] for p in left), total]
-
-    def _merged(self, segments: list[Segment], photos: np.ndarray, total: int) -> Segment:
-        def parts() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-            # Photos of different segments may interleave; each part takes the lowest that are left.
-            numbers = np.concatenate([np.full(len(s), i) for i, s in enumerate(segments)])
-            rows = np.concatenate([np.arange(len(s)) for s in segments])
-            ids = np.concatenate([s.photos for s in segments])
-            kept = np.flatnonzero(_within(ids, photos))
-            order = kept[np.argsort(ids[kept], kind="stable")]
-            for start in range(0, len(order), WRITTEN_AT_ONCE):
-                some = order[start : start + WRITTEN_AT_ONCE]
-                block = np.empty((len(some), self.queries, self.dim), dtype=np.float16)
-                for number, segment in enumerate(segments):
-                    here = np.flatnonzero(numbers[some] == number)
-                    if len(here):
-                        block[here] = segment.read(rows[some[here]])
-                yield ids[some], block
-
-        return self._written(parts(), total)
-
-    def _written(self, parts: Iterable, total: int) -> Segment:
-        number, self._following = self._following, self._following + 1
-        fast = {"auto": total >= CANDIDATES_FROM, "exhaustive": False, "candidates": True}
-        record = write_segment(
-            self.folder, number, parts, (total, self.queries, self.dim), fast[self.search]
-        )
-        return Segment(self.folder, record, self.queries, self.dim)
-
-
-def _in_blocks(segment: Segment, query: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Exact scores, a bounded number of photos at a time."""
-    blocks = range(0, len(rows), BLOCK)
-    return np.concatenate([segment.exact_scores(query, rows[b : b + BLOCK]) for b in blocks])
-
-
-def _within(ids: np.ndarray, sorted_ids: np.ndarray) -> np.ndarray:
-    """Which of ``ids`` are in an ascending array: ``[n]`` bool."""
-    if not len(sorted_ids):
-        return np.zeros(len(ids), dtype=bool)
-    places = np.minimum(np.searchsorted(sorted_ids, ids), len(sorted_ids) - 1)
-    return sorted_ids[places] == ids
+        yield some, part

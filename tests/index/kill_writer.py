@@ -15,12 +15,13 @@ from pathlib import Path
 
 import torch  # noqa: F401  imported once, before the processes part
 
+import index.segment_store  # noqa: F401
 from index import PhotoIndex, folder
 from tests.index.fake_retriever import FakeRetriever
 
 WRITING = tuple(
     str(Path(folder.__file__).with_name(name))
-    for name in ("folder.py", "library.py", "manifest.py", "segment.py", "store.py")
+    for name in ("folder.py", "library.py", "manifest.py", "segment.py", "segment_store.py")
 )
 
 

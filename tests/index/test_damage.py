@@ -15,7 +15,7 @@ from blip2.errors import UserError
 from index import IndexFileError, PhotoIndex
 from index import folder as index_folder
 from index.embed import Embedded
-from index.store import SegmentStore
+from index.segment_store import SegmentStore
 from tests.index.fake_retriever import FakeRetriever, paint
 
 

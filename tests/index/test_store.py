@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from index.manifest import IndexFileError
-from index.store import FANOUT, SegmentStore
+from index.segment_store import FANOUT, SegmentStore
 
 
 def brute_force(query, ids, embeddings, count):
@@ -44,7 +44,7 @@ def store_of(folder, ids, embeddings, **settings):
     """A store of photos, in one segment."""
     queries, dim = embeddings.shape[1:]
     store = SegmentStore(folder, queries, dim, **settings)
-    return store.changed(list(ids), embeddings, [])
+    return store.changed(1, list(ids), embeddings, [])
 
 
 def halves(vectors):
@@ -65,9 +65,9 @@ def test_random_corpora(make, tmp_path):
         (tmp_path / str(number)).mkdir()
         cut = int(rng.integers(0, photos))
         store = SegmentStore(tmp_path / str(number), queries, dim)
-        store = store.changed(ids[:cut], embeddings[:cut], [])
+        store = store.changed(1, ids[:cut], embeddings[:cut], [])
         removed = ids[:cut][rng.random(cut) < 0.2]
-        store = store.changed(ids[cut:], embeddings[cut:], removed)
+        store = store.changed(1, ids[cut:], embeddings[cut:], removed)
         left = ~np.isin(ids, removed)
         assert store.ids().tolist() == ids[left].tolist()
         query = make(rng, 1, dim=dim)[0]
@@ -115,7 +115,7 @@ def test_change_leaves_the_old_store_alone(tmp_path):
     rng = np.random.default_rng(0)
     embeddings = halves(spread(rng, 5, 3, dim=6))
     old = store_of(tmp_path, [1, 2, 3], embeddings[:3])
-    new = old.changed([7, 9], embeddings[3:], [2])
+    new = old.changed(1, [7, 9], embeddings[3:], [2])
     assert old.ids().tolist() == [1, 2, 3]
     assert new.ids().tolist() == [1, 3, 7, 9]
     kept = embeddings[[0, 2, 3, 4]]
@@ -148,7 +148,7 @@ def test_segments_are_put_together_and_nothing_is_lost(tmp_path):
     store = SegmentStore(tmp_path, 3, 8)
     for start in range(0, 300, 3):
         removed = [start - 2] if start % 30 == 0 and start else []
-        store = store.changed(range(start, start + 3), embeddings[start : start + 3], removed)
+        store = store.changed(1, range(start, start + 3), embeddings[start : start + 3], removed)
         assert len(store.segments) <= 2 * FANOUT
     gone = [start - 2 for start in range(30, 300, 30)]
     ids = [photo for photo in range(300) if photo not in gone]
@@ -156,7 +156,7 @@ def test_segments_are_put_together_and_nothing_is_lost(tmp_path):
     query = spread(rng, 1, dim=8)[0]
     assert store.nearest(query, 300) == brute_force(query, ids, embeddings[ids], 300)
     # Removing most of a segment writes it anew without them.
-    store = store.changed([], np.empty((0, 3, 8), np.float32), [i for i in ids if i % 4])
+    store = store.changed(1, [], np.empty((0, 3, 8), np.float32), [i for i in ids if i % 4])
     assert sum(len(segment) for segment in store.segments) < 150
     assert store.ids().tolist() == [i for i in ids if i % 4 == 0]
 
