@@ -7,14 +7,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from index.library import Where
+    from index.grow import AddReport
+    from index.hits import Hit, best_texts
     from index.manifest import IndexFileError
-    from index.search import AddReport, Hit, PhotoIndex, best_texts
+    from index.places import Where
+    from index.search import PhotoIndex
 
 __all__ = ["AddReport", "Hit", "IndexFileError", "PhotoIndex", "Where", "best_texts"]
 
 _HOMES = {
-    "AddReport": "index.search",
+    "AddReport": "index.grow",
     "Hit": "index.hits",
     "IndexFileError": "index.manifest",
     "PhotoIndex": "index.search",

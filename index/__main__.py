@@ -4,26 +4,20 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blip2.errors import UserError
+from index.arguments import DEFAULT_RETRIEVER, parser
 
 if TYPE_CHECKING:
     from blip2 import Blip2Retriever
+    from index.grow import AddReport
     from index.search import PhotoIndex
 
-DEFAULT_RETRIEVER = "mini-itm"
 Loader = Callable[[str], "Blip2Retriever"]
-
-
-class _Parser(argparse.ArgumentParser):
-    """Answers a wrong command line with one line, as every other error."""
-
-    def error(self, message: str) -> None:
-        self.exit(2, f"error: {message}; see `{self.prog} --help`\n")
 
 
 def main(argv: Sequence[str] | None = None, load_retriever: Loader | None = None) -> int:
@@ -41,7 +35,7 @@ def main(argv: Sequence[str] | None = None, load_retriever: Loader | None = None
     int
         Exit status: 0, 2 after an error that was explained, 130 if interrupted.
     """
-    args = _parser().parse_args(argv)
+    args = parser(_RUNS).parse_args(argv)
     try:
         return args.run(args, load_retriever or _load_retriever)
     except UserError as error:
@@ -52,129 +46,71 @@ def main(argv: Sequence[str] | None = None, load_retriever: Loader | None = None
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="python -m index",
-        description="Find photos by words: build an index of a folder once, then search it.",
-        epilog="example: python -m index build ~/Pictures --out ~/pictures.index",
-    )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    def command(name: str, run: Callable, summary: str, example: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(
-            name,
-            help=summary,
-            description=summary[0].upper() + summary[1:] + ".",
-            epilog=f"example: python -m index {name} {example}",
-        )
-        sub.set_defaults(run=run)
-        return sub
-
-    build = command(
-        "build",
-        _build,
-        "index the photos of folders, or bring an index up to date with them",
-        "~/Pictures --out ~/pictures.index",
-    )
-    build.add_argument("paths", metavar="FOLDER", nargs="+", type=Path, help="photos or folders")
-    build.add_argument("--out", metavar="INDEX", type=Path, required=True, help="index folder")
-    add = command(
-        "add", _add, "add photos or folders to an index", "~/pictures.index party.jpg ~/Holidays"
-    )
-    remove = command(
-        "remove", _remove, "take photos or folders out of an index", "~/pictures.index ~/Holidays"
-    )
-    search = command(
-        "search",
-        _search,
-        "find the photos that a text describes best",
-        '~/pictures.index "a dog on the beach" --k 5 --rerank 64',
-    )
-    texts = command(
-        "texts",
-        _texts,
-        "order texts by how well they describe a photo; needs no index",
-        'photo.jpg "a dog" "a cat on a sofa" --rerank',
-    )
-    texts.add_argument("photo", metavar="PHOTO", type=Path, help="a photo")
-    texts.add_argument("texts", metavar="TEXT", nargs="*", help="what to choose from, in English")
-    texts.add_argument("--from", metavar="FILE", dest="file", type=Path, help="one text a line")
-    texts.add_argument("--rerank", action="store_true", help="look at photo and text together, too")
-    info = command("info", _info, "tell what an index holds", "~/pictures.index --json")
-    verify = command("verify", _verify, "check an index for damage", "~/pictures.index")
-
-    for sub in (add, remove, search, info, verify):
-        sub.add_argument("index", metavar="INDEX", type=Path, help="index folder")
-    for sub in (add, remove):
-        sub.add_argument("paths", metavar="PATH", nargs="+", type=Path, help="photos or folders")
-    search.add_argument("text", metavar="TEXT", nargs="?", help="what to look for, in English")
-    search.add_argument(
-        "--photo", metavar="PHOTO", type=Path, help="look for photos like this one instead"
-    )
-    only = search.add_argument_group("only some of the photos")
-    only.add_argument("--in", metavar="FOLDER", dest="folder", type=Path, help="files in it")
-    only.add_argument("--name", metavar="PATTERN", default="", help="file names, such as 'IMG_*'")
-    only.add_argument(
-        "--since", metavar="DATE", type=_date, help="changed then or later, 2024-05-31"
-    )
-    only.add_argument("--until", metavar="DATE", type=_end_of_day, help="changed then or before")
-    search.add_argument("--k", metavar="N", type=_count, default=12, help="photos wanted (12)")
-    search.add_argument(
-        "--rerank",
-        metavar="N",
-        type=_count,
-        default=0,
-        help="rank the best N anew, looking at photo and text together: slower, better (0: off)",
-    )
-    for sub in (build, add, remove, search, texts, info, verify):
-        sub.add_argument(
-            "--retriever",
-            metavar="ID",
-            help=f"model; the one that made the index, {DEFAULT_RETRIEVER} for a new one",
-        )
-        sub.add_argument("--json", action="store_true", help="print JSON")
-    return parser
-
-
 def _build(args: argparse.Namespace, load: Loader) -> int:
     from index.embed import find_photos
+    from index.manifest import Manifest
     from index.search import PhotoIndex
+    from index.split import Share, build_share
 
     _look_for_photos(args.paths)  # before a model is loaded and a folder made for nothing
-    if PhotoIndex.exists(args.out):
+    there = PhotoIndex.exists(args.out)
+    if there and (args.search or args.store):
+        raise UserError(
+            f"There is an index in {args.out} already, and --search and --store are for a new "
+            "one; leave them out, or give another folder."
+        )
+    made = (args.search or "auto", args.store)
+    share = Share.of_environment()
+    if share.world > 1:
+        made_by = Manifest.read(args.out).retriever if there else DEFAULT_RETRIEVER
+        retriever = load(args.retriever or made_by)
+        with _progress(shown=share.rank == 0) as progress:
+            report = build_share(args.out, args.paths, share, retriever, *made, progress)
+        return 0 if report is None else _report(report, len(PhotoIndex.open(args.out, None)), args)
+    if there:
         # Whether anything is new can be told without a model, which takes seconds to load.
         index = _open(args.out, args.retriever, load, needed=False)
         if args.retriever is None and index.changed(find_photos(args.paths)[0]):
             index = _open(args.out, None, load)
-        return _grow(index, args, "update")
-    retriever = load(args.retriever or DEFAULT_RETRIEVER)
-    return _grow(PhotoIndex.create(args.out, retriever), args, "update")
+    else:
+        index = PhotoIndex.create(args.out, load(args.retriever or DEFAULT_RETRIEVER), *made)
+    with _progress() as progress:
+        report = index.update(args.paths, progress)
+    return _report(report, len(index), args)
 
 
 def _add(args: argparse.Namespace, load: Loader) -> int:
     _look_for_photos(args.paths)
-    return _grow(_open(args.index, args.retriever, load), args, "add")
+    index = _open(args.index, args.retriever, load)
+    with _progress() as progress:
+        report = index.add(args.paths, progress)
+    return _report(report, len(index), args)
 
 
-def _grow(index: "PhotoIndex", args: argparse.Namespace, how: str) -> int:
+@contextmanager
+def _progress(shown: bool = True) -> Iterator[Callable[[int, int], None]]:
+    """A bar with rate and time left, where there is a terminal."""
     from tqdm import tqdm
 
-    with tqdm(unit="photo", file=sys.stderr, disable=None, dynamic_ncols=True) as bar:
+    silent = None if shown else True
+    with tqdm(unit="photo", file=sys.stderr, disable=silent, dynamic_ncols=True) as bar:
 
-        def progress(done: int, total: int) -> None:
+        def tell(done: int, total: int) -> None:
             bar.total = total
             bar.update(done - bar.n)
 
-        report = getattr(index, how)(args.paths, progress)
+        yield tell
+
+
+def _report(report: "AddReport", photos: int, args: argparse.Namespace) -> int:
     refused = [{"path": str(path), "reason": reason} for path, reason in report.refused]
     counts = {"added": report.added, "known": report.known, "gone": report.gone}
-    counts["photos"] = len(index)
     if args.json:
-        _print_json({**counts, "refused": refused})
+        _print_json({**counts, "photos": photos, "refused": refused})
     else:
         print(
             f"{report.added} added, {report.known} known, {report.gone} gone, "
-            f"{len(refused)} refused; the index holds {len(index)} photos"
+            f"{len(refused)} refused; the index holds {photos} photos"
         )
         for item in refused:
             print(f"refused: {_printable(item['path'])}: {_printable(item['reason'])}")
@@ -300,24 +236,6 @@ def _load_retriever(name: str) -> "Blip2Retriever":
     return Blip2Retriever.from_pretrained(name)
 
 
-def _count(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0")
-    return int(text)
-
-
-def _date(text: str) -> datetime:
-    try:
-        return datetime.fromisoformat(text).astimezone()
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a date such as 2024-05-31") from error
-
-
-def _end_of_day(text: str) -> datetime:
-    moment = _date(text)
-    return moment + timedelta(days=1, microseconds=-1) if len(text) == 10 else moment
-
-
 def _print_json(value: Any) -> None:
     print(json.dumps(value, indent=2))
 
@@ -327,6 +245,16 @@ def _printable(value: object) -> str:
     text = str(value).encode("utf-8", "backslashreplace").decode()
     return text.replace("\n", "\\n").replace("\r", "\\r")
 
+
+_RUNS = {
+    "build": _build,
+    "add": _add,
+    "remove": _remove,
+    "search": _search,
+    "texts": _texts,
+    "info": _info,
+    "verify": _verify,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

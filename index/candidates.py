@@ -15,8 +15,8 @@ import numpy as np
 from index.manifest import IndexFileError, write_aside
 
 CODED = 4  # numbers that share a code of 4 bits
-TRAINED_ON = 64  # vectors for each centre
-PASSES = 10  # of k-means
+TRAINED_ON = 48  # vectors for each centre
+PASSES = 8  # of k-means
 FINDERS = 32, 80, 24  # HNSW over the centres: links, vectors looked at when built, when asked
 ADDED_AT_ONCE = 8192  # photos
 
@@ -51,7 +51,7 @@ class Candidates:
         """
         photos, queries, dim = embeddings.shape
         total = photos * queries
-        lists = 1 << max(4, round(np.log2(np.sqrt(total))))
+        lists = 1 << max(4, round(np.log2(2 * np.sqrt(total))))
         draw = np.random.default_rng(0)
         wanted = min(photos, -(-lists * TRAINED_ON // queries))
         some = np.sort(draw.permutation(photos)[:wanted])

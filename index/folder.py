@@ -7,7 +7,7 @@ import os
 import re
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
@@ -17,7 +17,7 @@ import numpy as np
 from index import library as rows
 from index import manifest as manifests
 from index.embed import Embedded
-from index.library import Library
+from index.library import Library, Reader
 from index.manifest import IndexFileError, Manifest
 from index.places import PhotoFile
 from index.store import Embeddings, VectorStore, new_store, open_store
@@ -129,6 +129,10 @@ class IndexFolder:
                 if self._stamp() != self._state.stamp:
                     self._state = self.load()
         return self._state
+
+    def reading(self) -> AbstractContextManager[Reader]:
+        """Open the library at the committed state."""
+        return self.library.reading(self.state().manifest.generation)
 
     def load(self) -> State:
         """Read the committed state from the disk and make sure that its parts belong together.

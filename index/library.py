@@ -45,6 +45,7 @@ CREATE INDEX places_by_photo ON places (photo);
 _SEEN = "added <= :now AND (removed IS NULL OR removed > :now)"
 _UNDER = "(path = :name OR (path >= :inside AND path < :beyond))"
 _PHOTOS = f"SELECT id FROM photos WHERE {_SEEN}"
+_CONTENTS = "SELECT id, sha256, width, height FROM photos"
 _PLACED = f"SELECT photo AS id FROM places WHERE {_SEEN}"
 
 
@@ -122,6 +123,18 @@ class Reader:
         query = f"SELECT photo, path, size, mtime_ns FROM places WHERE {under} AND {_SEEN}"
         rows = self._rows(query, **bounds)
         return sorted({photo for photo, *place in rows if where.admits(_place(*place))})
+
+    def photo_files(self) -> list[tuple[PhotoFile, int]]:
+        """Return every file with the id of its photo, by photo."""
+        # In both tables `added` and `removed` are named alike; each is looked through by itself.
+        seen = {row[0]: row[1:] for row in self._rows(f"{_CONTENTS} WHERE {_SEEN}")}
+        query = (
+            f"SELECT path, size, mtime_ns, photo FROM places WHERE {_SEEN} ORDER BY photo, rowid"
+        )
+        return [
+            (PhotoFile(Path(os.fsdecode(path)), size, mtime_ns, *seen[photo]), photo)
+            for path, size, mtime_ns, photo in self._rows(query)
+        ]
 
     def files(self) -> list[Path]:
         """Return every file of the library, by photo."""

@@ -2,16 +2,15 @@
 
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from blip2.errors import UserError
-from index.embed import embed_files, find_photos
 from index.folder import IndexFolder, State
-from index.hits import Hit, inside, make_hit, ranked
+from index.grow import AddReport, add_photos, changed_files, update_photos
+from index.hits import Hit, make_hit, ranked
 from index.manifest import NAME as MANIFEST
 from index.manifest import IndexFileError
 from index.places import Where
@@ -19,28 +18,6 @@ from index.rerank import rerank_hits
 
 if TYPE_CHECKING:
     from blip2 import Blip2Retriever
-
-COMMITTED_AT_ONCE = 2048  # files
-
-
-@dataclass(frozen=True)
-class AddReport:
-    """What came of adding photos.
-
-    Parameters
-    ----------
-    added, known : int
-        How many are new, and how many files hold known ones.
-    refused : list of (Path, str)
-        Files that could not be used, each with the reason.
-    gone : int
-        Files taken out because they are no longer there.
-    """
-
-    added: int
-    known: int
-    refused: list[tuple[Path, str]]
-    gone: int = 0
 
 
 class PhotoIndex:
@@ -55,7 +32,13 @@ class PhotoIndex:
         self._retriever = retriever
 
     @classmethod
-    def create(cls, folder: Path, retriever: "Blip2Retriever") -> "PhotoIndex":
+    def create(
+        cls,
+        folder: Path,
+        retriever: "Blip2Retriever",
+        search: str = "auto",
+        address: str | None = None,
+    ) -> "PhotoIndex":
         """Make an index without photos.
 
         Parameters
@@ -64,6 +47,11 @@ class PhotoIndex:
             Empty or not there yet.
         retriever : Blip2Retriever
             The model that makes the embeddings.
+        search : str
+            ``"auto"``: photos are compared one and all while they are few, candidates of them once
+            they are many; ``"exhaustive"`` or ``"candidates"`` whatever their number.
+        address : str, optional
+            Of a Qdrant server that is to hold the embeddings; files in the folder unless given.
 
         Returns
         -------
@@ -72,7 +60,7 @@ class PhotoIndex:
         Raises
         ------
         IndexFileError
-            If the folder is taken or cannot be written.
+            If the folder is taken or cannot be written, or the server does not answer.
         """
         IndexFolder.create(
             Path(folder),
@@ -80,6 +68,8 @@ class PhotoIndex:
             fingerprint=retriever.fingerprint,
             queries=retriever.num_queries,
             dim=retriever.dim,
+            search=search,
+            address=address,
         )
         return cls.open(folder, retriever)
 
@@ -142,27 +132,7 @@ class PhotoIndex:
         IndexFileError
             If the index cannot be written; it is then as it was after the last commit.
         """
-        retriever = self._need_retriever()
-        everything, refused = find_photos(paths)
-        added = known = 0
-        for start in range(0, len(everything), COMMITTED_AT_ONCE):
-            files = everything[start : start + COMMITTED_AT_ONCE]
-
-            def tell(done: int, total: int, start: int = start) -> None:
-                if progress:
-                    progress(start + done, len(everything))
-
-            while files:
-                generation = self._folder.state().manifest.generation
-                with self._folder.library.reading(generation) as library:
-                    embedded = embed_files(files, retriever, library, progress=tell)
-                committed = self._folder.commit(embedded)
-                refused += embedded.refused
-                added += committed.added
-                known += embedded.known + len(embedded.new) - committed.added
-                known -= len(committed.read_again)
-                files = committed.read_again
-        return AddReport(added, known, refused)
+        return add_photos(self._folder, self._need_retriever(), paths, progress)
 
     def update(
         self,
@@ -174,32 +144,11 @@ class PhotoIndex:
         What lies in a folder that cannot be read is left as it is. Parameters and errors are those
         of `add`.
         """
-        paths = [Path(os.path.abspath(path)) for path in paths]
-        files, unread = find_photos(paths)
-        changed = self.changed(files)
-        report = AddReport(0, 0, [])
-        if changed:  # a model is needed for nothing else
-            report = self.add(changed, progress)
-        elif progress:
-            progress(len(files), len(files))
-        known = report.known + len(files) - len(changed)
-        report = replace(report, known=known, refused=unread + report.refused)
-        generation = self._folder.state().manifest.generation
-        with self._folder.library.reading(generation) as library:
-            held = [path for path in library.files() if any(inside(path, top) for top in paths)]
-        gone = [
-            path
-            for path in held
-            if not os.path.lexists(path) and not any(inside(path, top) for top, _ in unread)
-        ]
-        return replace(report, gone=self.remove(gone) if gone else 0)
+        return update_photos(self._folder, self._retriever, paths, progress)
 
     def changed(self, files: Iterable[Path]) -> list[Path]:
         """Return the files that are not known with their size and date, in order."""
-        generation = self._folder.state().manifest.generation
-        with self._folder.library.reading(generation) as library:
-            known = library.marks()
-        return [path for path in files if known.get(os.fsencode(path)) != _mark(path)]
+        return changed_files(self._folder, files)
 
     def remove(self, paths: Iterable[Path]) -> int:
         """Take files out of the index; a photo goes with the last file that holds it.
@@ -321,6 +270,7 @@ class PhotoIndex:
             "queries": manifest.queries,
             "dim": manifest.dim,
             "store": state.store.kind,
+            "search": state.store.search,
             "vectors_bytes": state.store.size(),
             "generation": manifest.generation,
             "written": manifest.written,
@@ -378,11 +328,3 @@ class PhotoIndex:
                     f"The index {self._folder.path} is damaged: photos without a file; "
                     "restore it from a copy or build it anew in another folder."
                 )
-
-
-def _mark(path: Path) -> tuple[int, int] | None:
-    try:
-        status = os.stat(path)
-    except OSError:  # whoever reads it says what is the matter
-        return None
-    return status.st_size, status.st_mtime_ns

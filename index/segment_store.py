@@ -15,8 +15,9 @@ from index.store import CANDIDATES_FROM, Embeddings, unit_parts
 
 FANOUT = 8  # segments of like size that are put together into one
 DEAD = 0.3  # share of removed photos from which a segment is written anew
-# What is looked into: lists of a segment, vectors by their codes, photos that are then compared.
-PROBES, VECTORS, COMPARED = 384, 1280, 160
+# What is looked into, in a segment of 100,000 photos: a share of its lists, vectors by their codes,
+# photos that are then compared. The latter two grow as the root of its size, for the same recall.
+PROBED, VECTORS, COMPARED = 3 / 16, 1536, 192
 WRITTEN_AT_ONCE = 1024  # photos
 
 
@@ -248,10 +249,12 @@ class SegmentStore:
         everything = np.arange(len(segment)) if allowed is None else allowed
         if segment.candidates is None or size <= COMPARED * 16:
             return everything
-        compared = max(COMPARED, 8 * count)
+        wide = max(1.0, (len(segment) / 100_000) ** 0.5)
+        compared = max(int(COMPARED * wide), 8 * count)
         if len(query) > 1:  # the mean over several vectors is not led by any one of them
             compared *= 4
-        vectors, probes = max(VECTORS, compared * 8) // len(query), PROBES
+        vectors = max(int(VECTORS * wide), compared * 8) // len(query)
+        probes = int(segment.candidates.index.nlist * PROBED)
         while True:
             rows = segment.likely(query, vectors, probes)
             if allowed is not None:

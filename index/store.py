@@ -32,6 +32,7 @@ class VectorStore(Protocol):
     """What the index needs of a store. Scores are inner products of unit vectors."""
 
     kind: str  # shown by `info`
+    search: str  # one of `SEARCHES`, as it was asked for
 
     def __len__(self) -> int:
         """Return the number of photos."""
@@ -123,7 +124,7 @@ def open_store(
     FileNotFoundError
         A file is not there.
     """
-    if kept["kind"] == "qdrant":
+    if kept.get("kind") == "qdrant":
         from index.qdrant_store import QdrantStore
 
         return QdrantStore.open(*shape, kept)

@@ -321,7 +321,7 @@ def test_embeddings_reach_the_store_with_their_photo(tmp_path, retriever):
 
 def test_a_build_that_is_broken_off_goes_on_where_it_was(tmp_path, monkeypatch):
     """Files are committed some at a time; what is committed is not embedded again."""
-    monkeypatch.setattr("index.search.COMMITTED_AT_ONCE", 2)
+    monkeypatch.setattr("index.grow.COMMITTED_AT_ONCE", 2)
     for number, colour in enumerate(["red", "green", "blue", "yellow", "white"]):
         paint(tmp_path / "photos" / f"{number}.png", colour)
 

@@ -1,0 +1,217 @@
+"""A build split over processes, on one machine or on several that share a file system.
+
+Started by `torchrun` or `accelerate launch`, each process embeds its share of the files into an
+index of its own, in a folder beside the index that is built; a process that was killed goes on from
+its last commit. When all have finished, the first puts the parts together in one commit: until then
+readers see the index as it was.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from blip2.errors import UserError
+from index.embed import Embedded, find_photos
+from index.folder import IndexFolder
+from index.grow import AddReport, add_photos, changed_files, gone_files, take_in
+from index.manifest import write_aside
+from index.places import PhotoFile
+from index.search import PhotoIndex
+from index.store import VectorStore
+
+if TYPE_CHECKING:
+    from blip2 import Blip2Retriever
+
+PATIENCE = timedelta(days=30)  # the others may have much more to do
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which of the processes this is.
+
+    Parameters
+    ----------
+    rank, world : int
+        Its number, from 0, and how many there are.
+    """
+
+    rank: int
+    world: int
+
+    @classmethod
+    def of_environment(cls) -> "Share":
+        """Read what `torchrun` and `accelerate launch` tell each process; alone without them."""
+        return cls(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
+
+    def of(self, files: list[Path]) -> list[Path]:
+        """The files that are this process's to embed."""
+        return files[self.rank :: self.world]
+
+
+def build_share(
+    out: Path,
+    paths: Iterable[Path],
+    share: Share,
+    retriever: "Blip2Retriever",
+    search: str = "auto",
+    address: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> AddReport | None:
+    """Embed a share of the photos, wait for the other processes, and put all together.
+
+    Parameters
+    ----------
+    out : Path
+        Folder of the index.
+    paths : iterable of Path
+        Photos and folders, the same in every process.
+    share : Share
+        Which process this is.
+    retriever : Blip2Retriever
+        The model.
+    search, address : str
+        Of a new index; see `index.search.PhotoIndex.create`.
+    progress : callable, optional
+        Called as (files of this share done, files of this share).
+
+    Returns
+    -------
+    AddReport or None
+        Of the whole build, from the first process; None from the others.
+
+    Raises
+    ------
+    IndexFileError
+        If the index or a part cannot be written; the index is as it was.
+    UserError
+        If the processes do not see the same files.
+    """
+    paths = [Path(os.path.abspath(path)) for path in paths]
+    found, unread = find_photos(paths)
+    files = changed_files(IndexFolder(out), found) if PhotoIndex.exists(out) else found
+    parts = Path(f"{os.path.abspath(out)}.parts")
+    refused = _embed_share(_folder(parts, share), share.of(files), retriever, progress)
+    names = b"\0".join(os.fsencode(path) for path in files)
+    told = {"files": hashlib.sha256(names).hexdigest(), "refused": refused}
+    write_aside(_told(parts, share), lambda file: file.write(json.dumps(told).encode()))
+    with _together(share) as wait:
+        wait()
+        if share.rank:
+            wait()  # a launcher that sees one process fail ends the others
+            return None
+        together = _put_together(parts, share.world, files)
+        index = _opened(out, retriever, search, address)
+        report = take_in(index, retriever, together, gone_files(index, paths, unread))
+        shutil.rmtree(parts)
+        wait()
+    known = report.known + len(found) - len(files)
+    return replace(report, known=known, refused=unread + report.refused)
+
+
+def _opened(
+    folder: Path, retriever: "Blip2Retriever", search: str = "auto", address: str | None = None
+) -> IndexFolder:
+    """An index, made where there is none."""
+    if not PhotoIndex.exists(folder):
+        PhotoIndex.create(folder, retriever, search, address)
+    return IndexFolder(folder, retriever.fingerprint, retriever.name)
+
+
+def _embed_share(
+    folder: Path,
+    files: list[Path],
+    retriever: "Blip2Retriever",
+    progress: Callable[[int, int], None] | None,
+) -> list[list[str]]:
+    """Bring the index of a share up to date; the files that it refuses, with the reasons."""
+    part = _opened(folder, retriever)
+    wanted = set(files)
+    with part.reading() as library:
+        others = [path for path in library.files() if path not in wanted]
+    if others:  # of an earlier start, with other files
+        part.commit(None, others)
+    refused = add_photos(part, retriever, files, progress).refused
+    return [[os.fsencode(path).hex(), reason] for path, reason in refused]
+
+
+def _put_together(parts: Path, world: int, files: list[Path]) -> Embedded:
+    """What all processes embedded, in the order of the files."""
+    shares = [Share(rank, world) for rank in range(world)]
+    told = [json.loads(_told(parts, share).read_text()) for share in shares]
+    if len({one["files"] for one in told}) > 1:
+        raise UserError(
+            "The processes of this build do not see the same files; give every one the same "
+            "folders, on a file system that they share."
+        )
+    refused = [
+        (Path(os.fsdecode(bytes.fromhex(name))), reason)
+        for one in told
+        for name, reason in one["refused"]
+    ]
+    held: list[tuple[PhotoFile, VectorStore, int]] = []
+    for share in shares:
+        part = IndexFolder(_folder(parts, share))
+        with part.reading() as library:
+            photos = library.photo_files()
+        held += [(file, part.state().store, photo) for file, photo in photos]
+    order = {path: number for number, path in enumerate(files)}
+    held.sort(key=lambda one: order[one[0].path])
+    rows: list[tuple[VectorStore, int]] = []
+    together = Embedded(_Rows(rows), refused=refused)
+    contents: set[str] = set()
+    for file, store, photo in held:
+        if file.sha256 in contents:
+            together.copies.append(file)
+            continue
+        contents.add(file.sha256)
+        together.new.append(file)
+        rows.append((store, photo))
+    return together
+
+
+class _Rows:
+    """Embeddings of photos that lie in several indexes, read when they are asked for."""
+
+    def __init__(self, rows: list[tuple[VectorStore, int]]) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, some: np.ndarray) -> np.ndarray:
+        own = [self.rows[row] for row in some]
+        return np.stack([store.embeddings_of(photo) for store, photo in own])  # [n, Q, d]
+
+
+def _folder(parts: Path, share: Share) -> Path:
+    return parts / f"{share.rank}-of-{share.world}"
+
+
+def _told(parts: Path, share: Share) -> Path:
+    return parts / f"{share.rank}-of-{share.world}.json"
+
+
+@contextmanager
+def _together(share: Share) -> Iterator[Callable[[], None]]:
+    """Give a function that waits until every process has called it."""
+    if share.world == 1:
+        yield lambda: None
+        return
+    from torch import distributed
+
+    distributed.init_process_group(
+        "gloo", rank=share.rank, world_size=share.world, timeout=PATIENCE
+    )
+    try:
+        yield lambda: distributed.barrier()
+    finally:
+        distributed.destroy_process_group()
