@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 from blip2.errors import UserError
 
 
 def pick_device(device: str | None) -> torch.device:
-    """The named device, else the GPU, else the CPU.
+    """The named device, else the GPU (of several processes' GPUs the process's own), else the CPU.
 
     Raises
     ------
     UserError
         There is no such device here.
     """
-    name = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    own = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"  # set by torchrun
+    name = device or (own if torch.cuda.is_available() else "cpu")
     try:
         place = torch.device(name)
         torch.ones(1, device=place).item()  # fails on a device without memory, such as "meta"

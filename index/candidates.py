@@ -51,7 +51,8 @@ class Candidates:
         """
         photos, queries, dim = embeddings.shape
         total = photos * queries
-        lists = 1 << max(4, round(np.log2(2 * np.sqrt(total))))
+        trained = int(np.log2(total / TRAINED_ON))
+        lists = 1 << max(4, min(round(np.log2(2 * np.sqrt(total))), trained))
         draw = np.random.default_rng(0)
         wanted = min(photos, -(-lists * TRAINED_ON // queries))
         some = np.sort(draw.permutation(photos)[:wanted])

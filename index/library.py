@@ -4,11 +4,13 @@ A photo is its content (SHA-256); a place is a file that holds it. A copy of a k
 more place of it, a moved one a new place. Every row carries the generation that ``added`` it and
 the one that ``removed`` it: a reader names its generation and sees that state alone, whatever a
 writer has begun meanwhile. Rows of generations that no manifest ever named are what a killed writer
-left; the next `Library.apply` takes them back.
+left; the next `Library.apply` takes them back. SQLite does not notice a value that a disk changed,
+so every row carries a checksum that is compared whenever it is read.
 """
 
 import os
 import sqlite3
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -28,7 +30,8 @@ CREATE TABLE photos (
     width INTEGER NOT NULL,
     height INTEGER NOT NULL,
     added INTEGER NOT NULL,
-    removed INTEGER
+    removed INTEGER,
+    checked INTEGER NOT NULL
 );
 CREATE TABLE places (
     path BLOB NOT NULL,                    -- bytes: a file name need not be Unicode
@@ -36,16 +39,21 @@ CREATE TABLE places (
     size INTEGER NOT NULL,
     mtime_ns INTEGER NOT NULL,
     added INTEGER NOT NULL,
-    removed INTEGER
+    removed INTEGER,
+    checked INTEGER NOT NULL
 );
 CREATE INDEX photos_by_content ON photos (sha256);
 CREATE INDEX places_by_path ON places (path);
 CREATE INDEX places_by_photo ON places (photo);
 """
 _SEEN = "added <= :now AND (removed IS NULL OR removed > :now)"
+# Columns that a row's checksum covers; `checksum` is a function that `Library` gives to SQLite.
+_SUMS = {
+    "photos": "checksum(id, sha256, width, height, added, removed)",
+    "places": "checksum(rowid, path, photo, size, mtime_ns, added, removed)",
+}
 _UNDER = "(path = :name OR (path >= :inside AND path < :beyond))"
 _PHOTOS = f"SELECT id FROM photos WHERE {_SEEN}"
-_CONTENTS = "SELECT id, sha256, width, height FROM photos"
 _PLACED = f"SELECT photo AS id FROM places WHERE {_SEEN}"
 
 
@@ -67,6 +75,10 @@ class Change:
 
 def _place(path: bytes, size: int, mtime_ns: int) -> Place:
     return Place(Path(os.fsdecode(path)), size, mtime_ns)
+
+
+def _checksum(*values: object) -> int:
+    return zlib.crc32(repr(values).encode())
 
 
 def _bounds(path: Path) -> dict[str, bytes]:
@@ -95,16 +107,15 @@ class Reader:
 
     def photo_of(self, sha256: str) -> int | None:
         """Return the id of the photo with this content, None if there is none."""
-        rows = self._rows(f"{_PHOTOS} AND sha256 = :sha", sha=sha256)
+        rows = self._whole("photos", "id", "sha256 = :sha", sha=sha256)
         return rows[0][0] if rows else None
 
     def places_of(self, photo: int) -> list[Place]:
         """Return the files that hold a photo, in the order in which they came."""
-        query = (
-            "SELECT path, size, mtime_ns FROM places "
-            f"WHERE photo = :photo AND {_SEEN} ORDER BY rowid"
+        rows = self._whole(
+            "places", "path, size, mtime_ns", "photo = :photo ORDER BY rowid", photo=photo
         )
-        return [_place(*row) for row in self._rows(query, photo=photo)]
+        return [_place(*row) for row in rows]
 
     def places_under(self, path: Path) -> list[int]:
         """Return the rows of a file, or of all files of a folder."""
@@ -113,38 +124,43 @@ class Reader:
 
     def photo_at(self, path: Path) -> int | None:
         """Return the id of the photo that a file holds, None if the file is not known."""
-        query = f"SELECT photo FROM places WHERE path = :path AND {_SEEN}"
-        rows = self._rows(query, path=os.fsencode(path))
-        return rows[0][0] if rows else None
+        # No checksum covers SQLite's index of paths: one more look without it (the plus sign)
+        # before a photo is taken for unknown.
+        for which in ("path = :path", "+path = :path"):
+            if rows := self._whole("places", "photo", which, path=os.fsencode(path)):
+                return rows[0][0]
+        return None
 
     def photos_where(self, where: Where) -> list[int]:
         """Return the ids of the photos that a search may look at, ascending."""
         under, bounds = ("1", {}) if where.folder is None else (_UNDER, _bounds(where.folder))
-        query = f"SELECT photo, path, size, mtime_ns FROM places WHERE {under} AND {_SEEN}"
-        rows = self._rows(query, **bounds)
+        columns = "photo, path, size, mtime_ns"
+        rows = self._whole("places", columns, under, **bounds)
         return sorted({photo for photo, *place in rows if where.admits(_place(*place))})
 
     def photo_files(self) -> list[tuple[PhotoFile, int]]:
         """Return every file with the id of its photo, by photo."""
-        # In both tables `added` and `removed` are named alike; each is looked through by itself.
-        seen = {row[0]: row[1:] for row in self._rows(f"{_CONTENTS} WHERE {_SEEN}")}
-        query = (
-            f"SELECT path, size, mtime_ns, photo FROM places WHERE {_SEEN} ORDER BY photo, rowid"
-        )
+        photos = {
+            photo: contents
+            for photo, *contents in self._whole("photos", "id, sha256, width, height", "1")
+        }
+        rows = self._whole("places", "photo, path, size, mtime_ns", "1 ORDER BY photo, rowid")
         return [
-            (PhotoFile(Path(os.fsdecode(path)), size, mtime_ns, *seen[photo]), photo)
-            for path, size, mtime_ns, photo in self._rows(query)
+            (PhotoFile(Path(os.fsdecode(path)), *mark, *photos[photo]), photo)
+            for photo, path, *mark in rows
         ]
 
     def files(self) -> list[Path]:
         """Return every file of the library, by photo."""
-        query = f"SELECT path FROM places WHERE {_SEEN} ORDER BY photo, rowid"
-        return [Path(os.fsdecode(path)) for (path,) in self._rows(query)]
+        return [
+            Path(os.fsdecode(path))
+            for (path,) in self._whole("places", "path", "1 ORDER BY photo, rowid")
+        ]
 
     def marks(self) -> dict[bytes, tuple[int, int]]:
         """Return the size and the date of every file, by its name in bytes."""
-        query = f"SELECT path, size, mtime_ns FROM places WHERE {_SEEN}"
-        return {path: (size, mtime_ns) for path, size, mtime_ns in self._rows(query)}
+        rows = self._whole("places", "path, size, mtime_ns", "1")
+        return {path: (size, mtime_ns) for path, size, mtime_ns in rows}
 
     def ids(self) -> list[int]:
         """Return the ids of all photos, ascending."""
@@ -167,7 +183,23 @@ class Reader:
             found.append(f"{len(lost)} photos have files but no row")
         if bare := self.without_place():
             found.append(f"{len(bare)} photos have no file")
+        for table, checksum in _SUMS.items():
+            query = f"SELECT COUNT(*) FROM {table} WHERE checked != {checksum}"
+            if count := self._rows(query)[0][0]:
+                found.append(f"{count} rows of {table} are not what was written")
         return found
+
+    def _whole(self, table: str, columns: str, which: str, **values: object) -> list[tuple]:
+        """Columns of the rows that are seen, each of which is what was written."""
+        where, order, by = which.partition(" ORDER BY ")
+        query = (
+            f"SELECT checked = {_SUMS[table]}, {columns} FROM {table} "
+            f"WHERE {where} AND {_SEEN}{order}{by}"
+        )
+        rows = self._rows(query, **values)
+        if not all(row[0] for row in rows):
+            raise sqlite3.DatabaseError(f"a row of {table} is not what was written")
+        return [row[1:] for row in rows]
 
     def _rows(self, query: str, **values: object) -> list[tuple]:
         with self._turn:
@@ -253,42 +285,59 @@ class Library:
                 connection.execute(
                     f"DELETE FROM {table} WHERE added > :now OR removed < :now", {"now": generation}
                 )
-                connection.execute(
-                    f"UPDATE {table} SET removed = NULL WHERE removed > ?", (generation,)
-                )
+                self._set_removed(connection, table, "removed > :now", None, now=generation)
             connection.execute("UPDATE meta SET generation = ?", (following,))
             reader = Reader(connection, following)
             for row in forgotten:
-                connection.execute(
-                    "UPDATE places SET removed = ? WHERE rowid = ?", (following, row)
-                )
+                self._set_removed(connection, "places", "rowid = :row", following, row=row)
             for file in new:
                 cursor = connection.execute(
-                    "INSERT INTO photos (sha256, width, height, added) VALUES (?, ?, ?, ?)",
+                    "INSERT INTO photos (sha256, width, height, added, checked) "
+                    "VALUES (?, ?, ?, ?, 0)",
                     (file.sha256, file.width, file.height, following),
                 )
+                self._sum_up(connection, "photos", cursor.lastrowid)
                 change.added.append(cursor.lastrowid)
                 self._place(connection, file, cursor.lastrowid, following)
             for file in copies:
                 self._place(connection, file, reader.photo_of(file.sha256), following)
             change.removed = reader.without_place()
-            connection.executemany(
-                "UPDATE photos SET removed = ? WHERE id = ?",
-                [(following, photo) for photo in change.removed],
-            )
+            for photo in change.removed:
+                self._set_removed(connection, "photos", "id = :id", following, id=photo)
             connection.commit()
         return change
 
-    @staticmethod
-    def _place(connection: sqlite3.Connection, file: PhotoFile, photo: int, following: int) -> None:
+    @classmethod
+    def _place(
+        cls, connection: sqlite3.Connection, file: PhotoFile, photo: int, following: int
+    ) -> None:
         path = os.fsencode(file.path)
-        connection.execute(  # what the file held before it was changed
-            f"UPDATE places SET removed = :now WHERE path = :path AND {_SEEN}",
-            {"now": following, "path": path},
-        )
-        connection.execute(
-            "INSERT INTO places (path, photo, size, mtime_ns, added) VALUES (?, ?, ?, ?, ?)",
+        # What the file held before it was changed.
+        which = f"path = :path AND {_SEEN}"
+        cls._set_removed(connection, "places", which, following, path=path, now=following)
+        cursor = connection.execute(
+            "INSERT INTO places (path, photo, size, mtime_ns, added, checked) "
+            "VALUES (?, ?, ?, ?, ?, 0)",
             (path, photo, file.size, file.mtime_ns, following),
+        )
+        cls._sum_up(connection, "places", cursor.lastrowid)
+
+    @staticmethod
+    def _sum_up(connection: sqlite3.Connection, table: str, row: int) -> None:
+        connection.execute(f"UPDATE {table} SET checked = {_SUMS[table]} WHERE rowid = ?", (row,))
+
+    @staticmethod
+    def _set_removed(
+        connection: sqlite3.Connection,
+        table: str,
+        which: str,
+        generation: int | None,
+        **values: object,
+    ) -> None:
+        checksum = _SUMS[table].replace("removed)", ":removed)")
+        connection.execute(
+            f"UPDATE {table} SET removed = :removed, checked = {checksum} WHERE {which}",
+            {"removed": generation, **values},
         )
 
     @contextmanager
@@ -300,10 +349,13 @@ class Library:
                 sqlite3.connect(address, uri=True, timeout=10, check_same_thread=False)
             ) as connection:
                 connection.execute("PRAGMA trusted_schema = OFF")
+                connection.execute("PRAGMA cell_size_check = ON")
+                connection.create_function("checksum", -1, _checksum, deterministic=True)
                 connection.execute("PRAGMA synchronous = EXTRA")
                 yield connection
         except sqlite3.Error as error:
+            reason = " ".join(str(error).split())[:160]  # it may quote a table's definition
             raise IndexFileError(
-                f'The index {self.folder} cannot be used: {NAME} gives "{error}"; check disk '
+                f'The index {self.folder} cannot be used: {NAME} gives "{reason}"; check disk '
                 "space and permissions, or restore the index from a copy."
             ) from error

@@ -28,7 +28,7 @@ from blip2.cache import sync
 from blip2.errors import UserError
 
 NAME = "manifest.json"
-FORMAT = 2
+FORMAT = 3
 
 
 class IndexFileError(UserError):

@@ -10,6 +10,7 @@ damaged photo is noticed before it is ranked, without reading all of them first.
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
@@ -83,15 +84,14 @@ class Segment:
         size = paths[0].stat().st_size
         if size != record.bytes:
             raise _damage(paths[0], f"{size:,} bytes instead of {record.bytes:,}")
-        # Copy on write: torch wants memory that could be written, the file stays as it is.
-        try:
-            self.embeddings = np.load(paths[0], mmap_mode="c", allow_pickle=False)
-            table = np.load(paths[1], allow_pickle=False)
-        except (ValueError, OSError, EOFError) as error:
-            raise _damage(paths[0], "its header does not parse") from error
         shape = (record.photos, queries, dim)
-        if self.embeddings.shape != shape or self.embeddings.dtype != np.float16:
-            raise _damage(paths[0], f"it holds {self.embeddings.shape} instead of {shape}")
+        header = _header(shape)  # compared and not parsed: no checksum covers it
+        with paths[0].open("rb") as file:
+            if file.read(len(header)) != header:
+                raise _damage(paths[0], f"it does not begin as one of {shape} does")
+        # Copy on write: torch wants memory that could be written, the file stays as it is.
+        self.embeddings = np.memmap(paths[0], "<f2", "c", len(header), shape)
+        table = np.load(paths[1], allow_pickle=False)
         if table.dtype != ROW or table.shape != (record.photos,):
             raise _damage(paths[1], "it holds something else")
         self.photos, self._checks = table["photo"].copy(), table["check"].copy()
@@ -255,8 +255,7 @@ def write_segment(
     paths = [folder / name for name in record.files()]
 
     def write(file: BinaryIO) -> None:
-        header = {"descr": "<f2", "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(file, header)
+        file.write(_header(shape))
         for ids, embeddings in parts:
             halves = np.ascontiguousarray(embeddings, dtype="<f2")
             photos.append(np.asarray(ids, dtype=np.int64))
@@ -277,6 +276,14 @@ def write_segment(
         with path.open("rb") as file:
             sums[place] = file_sha256(file)
     return SegmentRecord(number, shape[0], paths[0].stat().st_size, digest, *sums)
+
+
+def _header(shape: tuple[int, int, int]) -> bytes:
+    """How a file of embeddings begins, as NumPy writes it."""
+    file = BytesIO()
+    fields = {"descr": "<f2", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, fields)
+    return file.getvalue()
 
 
 def _check(path: Path, sha256: str) -> None:

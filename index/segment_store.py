@@ -14,6 +14,7 @@ from index.segment import BLOCK, Segment, SegmentRecord, exact_scores, write_seg
 from index.store import CANDIDATES_FROM, Embeddings, unit_parts
 
 FANOUT = 8  # segments of like size that are put together into one
+TRAINABLE = 1024  # vectors that FAISS can be trained on, whatever was asked for
 DEAD = 0.3  # share of removed photos from which a segment is written anew
 # What is looked into, in a segment of 100,000 photos: a share of its lists, vectors by their codes,
 # photos that are then compared. The latter two grow as the root of its size, for the same recall.
@@ -38,7 +39,8 @@ class SegmentStore:
     photos : np.ndarray, optional
         ``[N]`` int64, ascending: those that are in the index; by default all of the segments'.
     search : str
-        ``"auto"``, or ``"exhaustive"`` or ``"candidates"`` whatever the size.
+        ``"auto"``, or ``"exhaustive"`` or ``"candidates"`` whatever the size (but for segments of
+        some dozen photos, which are always compared one and all).
     following : int
         Number of the next segment; none is used twice.
     """
@@ -276,7 +278,8 @@ class _Writer:
     def write(self, parts: Iterable, total: int) -> Segment:
         """A segment of photos and their embeddings, in parts."""
         number, self.following = self.following, self.following + 1
-        fast = {"auto": total >= CANDIDATES_FROM, "exhaustive": False, "candidates": True}
+        enough = total * self.queries >= TRAINABLE
+        fast = {"auto": total >= CANDIDATES_FROM, "exhaustive": False, "candidates": enough}
         record = write_segment(
             self.folder, number, parts, (total, self.queries, self.dim), fast[self.search]
         )

@@ -124,7 +124,7 @@ def open_store(
     FileNotFoundError
         A file is not there.
     """
-    if kept.get("kind") == "qdrant":
+    if kept["kind"] == "qdrant":
         from index.qdrant_store import QdrantStore
 
         return QdrantStore.open(*shape, kept)

@@ -11,7 +11,7 @@ import pytest
 
 from blip2.errors import UserError
 from index.__main__ import main
-from tests.index.fake_retriever import FakeRetriever, paint
+from tests.index.fake_retriever import COLOURS, FakeRetriever, paint
 
 
 @pytest.fixture
@@ -252,3 +252,34 @@ finally:
     )
     assert "example: python -m index build" in done.stdout
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_search_of_a_new_index(run, photos, tmp_path):
+    """By size unless it is forced; `info` tells both what was asked for and what is done."""
+
+    def info(out: Path) -> dict:
+        return json.loads(run("info", out, "--json")[1])
+
+    for search in ("auto", "exhaustive", "candidates"):
+        status, _, err = run("build", photos, "--out", tmp_path / search, "--search", search)
+        assert (status, err) == (0, "")
+        found = info(tmp_path / search)
+        # Three photos are too few for FAISS to be trained on.
+        assert found["search"] == search and found["store"].startswith("exhaustive")
+    colours = list(COLOURS)
+    for number in range(300):
+        four = [colours[number // 5**place % 5] for place in range(4)]
+        paint(photos / "many" / f"{number}.png", *four)
+    for search, how in [
+        ("auto", "exhaustive"),
+        ("candidates", "IVF"),
+        ("exhaustive", "exhaustive"),
+    ]:
+        assert run("build", photos, "--out", tmp_path / search)[0] == 0
+        assert info(tmp_path / search)["store"].startswith(how)
+    answers = [run("search", tmp_path / search, "red") for search in ("auto", "candidates")]
+    assert answers[0] == answers[1] and len(answers[0][1].splitlines()) == 12
+    status, _, err = run("build", photos, "--out", tmp_path / "auto", "--search", "candidates")
+    assert status == 2 and "are for a new one" in err
+    status, _, err = run("build", photos, "--out", tmp_path / "none", "--search", "fast")
+    assert status == 2 and "invalid choice: 'fast'" in err and err.count("\n") == 1

@@ -115,10 +115,10 @@ def test_one_changed_digit_in_the_manifest(folder, retriever):
 
 
 def test_another_format(folder, retriever, monkeypatch, tmp_path):
-    monkeypatch.setattr("index.manifest.FORMAT", 3)
+    monkeypatch.setattr("index.manifest.FORMAT", 4)
     PhotoIndex.create(tmp_path / "later", retriever)
     monkeypatch.undo()
-    assert "has format 3, this version reads format 2" in refusal(tmp_path / "later", retriever)
+    assert "has format 4, this version reads format 3" in refusal(tmp_path / "later", retriever)
 
 
 def test_another_model(folder):

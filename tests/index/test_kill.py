@@ -1,15 +1,18 @@
 """A writer killed at any step of its work leaves the old state or the new one, whole."""
 
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from index import IndexFileError, PhotoIndex
-from tests.index.fake_retriever import paint
+from tests.index.fake_retriever import COLOURS, paint
 
 ROOT = Path(__file__).parents[2]
 OURS = re.compile(r"library\.sqlite|manifest\.json|(embeddings|rows)-\d+\.npy|write\.lock")
@@ -92,3 +95,30 @@ def test_killed_while_creating(photos, retriever, tmp_path):
         assert index.verify() == []
         assert index.search("red")[0].path.name == "half.png"
     assert 6 <= absent < len(folders) - 1
+
+
+def test_two_hundred_kills_at_random_moments(tmp_path, retriever):
+    """Adding, removing and building: nothing committed is missing, nothing is doubled."""
+    draw = np.random.default_rng(1)
+    for name in ("photos", "hidden"):
+        (tmp_path / name).mkdir()
+    colours = list(COLOURS)
+    for number in range(24):
+        # Of different contents: the colours are the digits of the number.
+        four = [colours[number // 5**place % 5] for place in range(3)]
+        path = paint(tmp_path / "photos" / f"{number}.png", *four, colours[draw.integers(5)])
+        if number % 6 == 0:
+            shutil.copy(path, path.with_name(f"{number}-copy.png"))
+    PhotoIndex.create(tmp_path / "index", retriever)
+    ended = subprocess.run(
+        [sys.executable, "-m", "tests.index.random_kills", tmp_path, "200"],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert ended.returncode == 0, ended.stderr
+    seen = json.loads(ended.stdout)
+    assert sum(seen[what] for what in ("add", "remove", "build")) >= 150, "died at work"
+    assert min(seen["add"], seen["remove"], seen["build"], seen["new"], seen["between"]) >= 3
