@@ -38,7 +38,7 @@ class PhotoError(UserError):
     """A photo that cannot be used, and why."""
 
 
-def open_photo(source: str | Path | bytes | BinaryIO | Image.Image) -> Image.Image:
+def open_photo(source: str | Path | bytes | BinaryIO | Image.Image, enough: int = 0) -> Image.Image:
     """Open a photo from anywhere as an upright, 8-bit RGB picture.
 
     The size is checked from the header, before any pixel is decoded. Of an animation the first
@@ -49,11 +49,15 @@ def open_photo(source: str | Path | bytes | BinaryIO | Image.Image) -> Image.Ima
     source : str, Path, bytes, binary file or PIL image
         Where the photo is. A binary file is read from where it stands to its end; the pixels of a
         PIL image are not changed.
+    enough : int
+        A JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, as long as both sides have so many
+        pixels, which takes a fraction of the time; 0 for the whole.
 
     Returns
     -------
     PIL.Image.Image
-        Mode "RGB", fully decoded, independent of the source.
+        Mode "RGB", fully decoded, independent of the source. Where it was decoded at less than its
+        size, ``info["full_size"]`` is the width and the height of the whole.
 
     Raises
     ------
@@ -75,9 +79,9 @@ def open_photo(source: str | Path | bytes | BinaryIO | Image.Image) -> Image.Ima
                 f"The file {path} cannot be opened ({error.strerror}); check the path."
             ) from error
         with file:
-            return _read(file, f"The file {path}")
+            return _read(file, f"The file {path}", enough)
     data = source if isinstance(source, (bytes, bytearray, memoryview)) else source.read()
-    return _read(io.BytesIO(data), "The given photo")
+    return _read(io.BytesIO(data), "The given photo", enough)
 
 
 def clean_text(text: str, what: str, default: str | None = None) -> str:
@@ -210,7 +214,7 @@ class TrainTransform(PhotoTransform):
         return left, top, left + w, top + h
 
 
-def _read(file: BinaryIO, name: str) -> Image.Image:
+def _read(file: BinaryIO, name: str, enough: int = 0) -> Image.Image:
     try:
         image = Image.open(file, formats=FORMATS)
     except Image.DecompressionBombError:  # Pillow's own limit is higher and comes first
@@ -224,11 +228,11 @@ def _read(file: BinaryIO, name: str) -> Image.Image:
     except DAMAGE as error:
         raise PhotoError(f"{name} is damaged or incomplete; choose another photo.") from error
     with image:
-        return _decode(image, name)
+        return _decode(image, name, enough)
 
 
-def _decode(image: Image.Image, name: str) -> Image.Image:
-    width, height = image.size
+def _decode(image: Image.Image, name: str, enough: int = 0) -> Image.Image:
+    width, height = full = image.size
     if not width or not height:
         raise PhotoError(f"{name} has no pixels; choose another photo.")
     if width * height > MAX_PIXELS:
@@ -237,6 +241,8 @@ def _decode(image: Image.Image, name: str) -> Image.Image:
             "make it smaller first."
         )
     try:
+        if enough:
+            image.draft(None, (enough, enough))  # does nothing but to a JPEG
         image.load()
     except (*DAMAGE, Image.DecompressionBombError) as error:
         raise PhotoError(f"{name} is damaged or incomplete; choose another photo.") from error
@@ -244,8 +250,12 @@ def _decode(image: Image.Image, name: str) -> Image.Image:
         picture = _to_rgb(image)
     except ValueError as error:  # such as Lab, which Pillow reads but does not convert
         raise PhotoError(f"{name} has unusual colours ({image.mode}); save it as JPEG.") from error
-    turn = _UPRIGHT.get(_orientation(image))
-    return picture if turn is None else picture.transpose(turn)
+    orientation = _orientation(image)
+    turn = _UPRIGHT.get(orientation)
+    upright = picture if turn is None else picture.transpose(turn)
+    if image.size != full:
+        upright.info["full_size"] = full[::-1] if orientation >= 5 else full
+    return upright
 
 
 def _orientation(image: Image.Image) -> int:

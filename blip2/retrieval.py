@@ -87,6 +87,7 @@ class Blip2Retriever:
         self.name, self.fingerprint, self.device = name, fingerprint, device
         self.encoder, self.model, self.tokenizer = encoder, model, tokenizer
         self.num_queries = model.config.qformer.num_queries
+        self.photo_side = encoder.image_size  # pixels; photos are scaled to such a square
         self.dim = model.config.embed_dim
         self.temperature = float(model.temperature.detach())
         self.match_temperature = model.config.match_temperature

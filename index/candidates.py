@@ -15,9 +15,9 @@ import numpy as np
 from index.manifest import IndexFileError, write_aside
 
 CODED = 4  # numbers that share a code of 4 bits
-TRAINED_ON = 48  # vectors for each centre
-PASSES = 8  # of k-means
-FINDERS = 32, 80, 24  # HNSW over the centres: links, vectors looked at when built, when asked
+TRAINED_ON = 64  # vectors for each centre
+PASSES = 10  # of k-means
+FINDERS = 32, 80, 40  # HNSW over the centres: links, vectors looked at when built, when asked
 ADDED_AT_ONCE = 8192  # photos
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _JPEG = {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"}
 SUFFIXES = frozenset(_JPEG | {".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
 BATCH_SIZE = 32
+DECODED = 2  # times the side that the model sees: what more a JPEG has is not worth its time
 
 
 @dataclass
@@ -178,8 +179,9 @@ def _read(path: Path, retriever: "Blip2Retriever", library: Reader) -> _Read:
             if library.photo_of(sha256) is not None:
                 return _Read(path, file)
             opened.seek(0)  # the same open file: what is decoded is what was hashed
-            photo = open_photo(opened)
-        file = replace(file, width=photo.width, height=photo.height)
+            photo = open_photo(opened, DECODED * retriever.photo_side)
+        width, height = photo.info.get("full_size", photo.size)
+        file = replace(file, width=width, height=height)
         return _Read(path, file, retriever.preprocess(photo))
     except UserError as error:
         return _Read(path, reason=str(error))

@@ -295,12 +295,12 @@ class PhotoIndex:
             if state.store.ids().tolist() != library.ids():
                 problems.append("photos and vectors differ")
             problems += state.store.damage()
+            if problems:
+                raise IndexFileError(
+                    f"The index {self._folder.path} is damaged: {'; '.join(problems)}. "
+                    "Restore it from a copy or build it anew in another folder."
+                )
             files = library.files()
-        if problems:
-            raise IndexFileError(
-                f"The index {self._folder.path} is damaged: {'; '.join(problems)}. "
-                "Restore it from a copy or build it anew in another folder."
-            )
         return [path for path in files if not os.path.isfile(path)]
 
     def _need_retriever(self) -> "Blip2Retriever":

@@ -7,7 +7,9 @@ import torch
 
 from blip2 import Blip2, Blip2Retriever, UserError
 from blip2.checkpoints import EMBEDDED, read_tensors
+from blip2.processing import open_photo
 from demo.library import sample_photos
+from index.embed import DECODED
 
 PHOTOS = {path.stem: path for path in sample_photos()}
 
@@ -88,3 +90,15 @@ def test_checkpoints_are_small_and_hold_no_frozen_part():
         tensors = read_tensors(EMBEDDED / name)
         assert {value.dtype for value in tensors.values()} == {torch.float16}
         assert not [key for key in tensors if key.startswith(("encoder", "language"))]
+
+
+def test_a_photo_decoded_at_less_than_its_size_is_the_same_to_search(retriever, tmp_path):
+    """What an index embeds of a large JPEG, which it decodes at less than its size."""
+    for name, photo in PHOTOS.items():
+        whole = open_photo(photo)
+        whole = whole.resize((3000, round(3000 * whole.height / whole.width)))
+        whole.save(tmp_path / f"{name}.jpg", quality=92)
+        part = open_photo(tmp_path / f"{name}.jpg", DECODED * retriever.photo_side)
+        assert part.width <= 1500 and part.info["full_size"] == whole.size
+        one, other = retriever.embed_images([tmp_path / f"{name}.jpg", part])  # [Q, d]
+        assert (one * other).sum(-1).min() > 0.99

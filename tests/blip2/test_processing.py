@@ -159,6 +159,27 @@ def test_sixteen_bits_are_scaled_not_clipped(form: str) -> None:
     assert_colours(photo, (0, 0, 0), (100, 100, 100), (200, 200, 200), WHITE)
 
 
+@pytest.mark.parametrize(
+    ("side", "orientation", "expected"),
+    [(100, 1, (300, 200)), (300, 1, (600, 400)), (300, 6, (400, 600)), (900, 1, (2400, 1600))],
+)
+def test_a_jpeg_decoded_at_less_than_its_size(side, orientation, expected) -> None:
+    """Both sides have as many pixels as are enough; the size of the whole is told, upright."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    data = encoded(quarters().resize((2400, 1600)), "JPEG", quality=95, exif=exif)
+    photo = open_photo(data, side)
+    assert photo.size == expected
+    whole = open_photo(data)
+    assert whole.size == ((1600, 2400) if orientation == 6 else (2400, 1600))
+    assert photo.info.get("full_size", photo.size) == whole.size
+    assert "full_size" not in whole.info
+    small = np.asarray(whole.resize(expected, Image.Resampling.BOX), dtype=float)
+    assert np.abs(np.asarray(photo, dtype=float) - small).mean() < 3
+    # Other formats are decoded as a whole.
+    assert open_photo(encoded(quarters(), "PNG"), 4).size == (WIDTH, HEIGHT)
+
+
 def test_a_dark_sixteen_bit_photo_stays_dark() -> None:
     pixels = np.full((HEIGHT, WIDTH), 257 * 40, np.uint16)
     assert_colours(open_photo(encoded(Image.fromarray(pixels), "PNG")), *[(40, 40, 40)] * 4)

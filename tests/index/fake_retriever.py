@@ -24,6 +24,7 @@ COLOURS = {
 
 class FakeRetriever:
     num_queries = 4
+    photo_side = 2
     temperature = 0.5
 
     def __init__(self, name: str = "colours", fingerprint: str = "c0ffee", dim: int = 8) -> None:
