@@ -54,11 +54,14 @@ def _build(args: argparse.Namespace, load: Loader) -> int:
 
     _look_for_photos(args.paths)  # before a model is loaded and a folder made for nothing
     there = PhotoIndex.exists(args.out)
-    if there and (args.search or args.store):
-        raise UserError(
-            f"There is an index in {args.out} already, and --search and --store are for a new "
-            "one; leave them out, or give another folder."
-        )
+    if there:
+        kept = Manifest.read(args.out).store
+        same = args.search in (None, kept["search"]) and args.store in (None, kept.get("address"))
+        if not same:
+            raise UserError(
+                f"The index {args.out} was made with another --search or --store; leave them out, "
+                "or build a new index in another folder."
+            )
     made = (args.search or "auto", args.store)
     share = Share.of_environment()
     if share.world > 1:

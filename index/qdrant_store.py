@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from qdrant_client import QdrantClient
     from qdrant_client.models import Filter
 
-SENT_AT_ONCE = 64  # points: 2 MB of JSON for 32 vectors of 256 numbers each would be too long
+SENT_AT_ONCE = 64  # points a request: some 5 MB of JSON, for 32 vectors of 256 numbers
 TIMEOUT = 60  # seconds
 IN_MEMORY = ":memory:"  # the engine of the client library, gone with the process: for tests
 

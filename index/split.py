@@ -97,7 +97,11 @@ def build_share(
     """
     paths = [Path(os.path.abspath(path)) for path in paths]
     found, unread = find_photos(paths)
-    files = changed_files(IndexFolder(out), found) if PhotoIndex.exists(out) else found
+    files = found
+    if share.rank == 0:  # whatever keeps the index from being written is said before the work
+        files = changed_files(_opened(out, retriever, search, address), found)
+    elif PhotoIndex.exists(out):
+        files = changed_files(IndexFolder(out, retriever.fingerprint, retriever.name), found)
     parts = Path(f"{os.path.abspath(out)}.parts")
     refused = _embed_share(_folder(parts, share), share.of(files), retriever, progress)
     names = b"\0".join(os.fsencode(path) for path in files)
@@ -109,7 +113,7 @@ def build_share(
             wait()  # a launcher that sees one process fail ends the others
             return None
         together = _put_together(parts, share.world, files)
-        index = _opened(out, retriever, search, address)
+        index = IndexFolder(out, retriever.fingerprint, retriever.name)
         report = take_in(index, retriever, together, gone_files(index, paths, unread))
         shutil.rmtree(parts)
         wait()

@@ -280,6 +280,7 @@ def test_the_search_of_a_new_index(run, photos, tmp_path):
     answers = [run("search", tmp_path / search, "red") for search in ("auto", "candidates")]
     assert answers[0] == answers[1] and len(answers[0][1].splitlines()) == 12
     status, _, err = run("build", photos, "--out", tmp_path / "auto", "--search", "candidates")
-    assert status == 2 and "are for a new one" in err
+    assert status == 2 and "was made with another --search or --store" in err
+    assert run("build", photos, "--out", tmp_path / "auto", "--search", "auto")[0] == 0
     status, _, err = run("build", photos, "--out", tmp_path / "none", "--search", "fast")
     assert status == 2 and "invalid choice: 'fast'" in err and err.count("\n") == 1
