@@ -17,8 +17,10 @@ def pick_device(device: str | None) -> torch.device:
     UserError
         There is no such device here.
     """
-    own = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"  # set by torchrun
-    name = device or (own if torch.cuda.is_available() else "cpu")
+    name = device or "cpu"
+    if device is None and torch.cuda.is_available():
+        rank = int(os.environ.get("LOCAL_RANK") or 0)  # set by torchrun
+        name = f"cuda:{rank % torch.cuda.device_count()}"
     try:
         place = torch.device(name)
         torch.ones(1, device=place).item()  # fails on a device without memory, such as "meta"

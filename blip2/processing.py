@@ -253,8 +253,9 @@ def _decode(image: Image.Image, name: str, enough: int = 0) -> Image.Image:
     orientation = _orientation(image)
     turn = _UPRIGHT.get(orientation)
     upright = picture if turn is None else picture.transpose(turn)
+    upright.info.pop("full_size", None)  # a PNG may have a text of this name
     if image.size != full:
-        upright.info["full_size"] = full[::-1] if orientation >= 5 else full
+        upright.info["full_size"] = full[::-1] if orientation in (5, 6, 7, 8) else full
     return upright
 
 

@@ -42,17 +42,22 @@ def main(argv: Sequence[str] | None = None, load_retriever: Loader | None = None
         print(f"error: {_printable(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted: the index is as it was", file=sys.stderr)
+        print("interrupted: the index is as it was after its last commit", file=sys.stderr)
         return 130
 
 
 def _build(args: argparse.Namespace, load: Loader) -> int:
-    from index.embed import find_photos
+    from index.grow import NoRetriever
     from index.manifest import Manifest
     from index.search import PhotoIndex
     from index.split import Share, build_share
 
     _look_for_photos(args.paths)  # before a model is loaded and a folder made for nothing
+    if args.store is not None and not args.store.startswith(("http://", "https://")):
+        raise UserError(
+            f"{args.store} is not the address of a Qdrant server; give one such as "
+            "http://localhost:6333."
+        )
     there = PhotoIndex.exists(args.out)
     if there:
         kept = Manifest.read(args.out).store
@@ -73,12 +78,14 @@ def _build(args: argparse.Namespace, load: Loader) -> int:
     if there:
         # Whether anything is new can be told without a model, which takes seconds to load.
         index = _open(args.out, args.retriever, load, needed=False)
-        if args.retriever is None and index.changed(find_photos(args.paths)[0]):
-            index = _open(args.out, None, load)
     else:
         index = PhotoIndex.create(args.out, load(args.retriever or DEFAULT_RETRIEVER), *made)
     with _progress() as progress:
-        report = index.update(args.paths, progress)
+        try:
+            report = index.update(args.paths, progress)
+        except NoRetriever:
+            index = _open(args.out, args.retriever, load)
+            report = index.update(args.paths, progress)
     return _report(report, len(index), args)
 
 

@@ -163,8 +163,8 @@ class IndexFolder:
 
     def _open_store(self, manifest: Manifest) -> VectorStore:
         photos = None
-        segments = manifest.store.get("segments", [])
-        if sum(record["photos"] for record in segments) != manifest.photos:
+        segments = manifest.store.get("segments")
+        if segments is not None and sum(s["photos"] for s in segments) != manifest.photos:
             with self.library.reading(manifest.generation) as reader:  # some were removed
                 photos = np.array(reader.ids(), dtype=np.int64)
         shape = manifest.queries, manifest.dim

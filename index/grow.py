@@ -17,6 +17,10 @@ COMMITTED_AT_ONCE = 2048  # files
 Progress = Callable[[int, int], None] | None
 
 
+class NoRetriever(ValueError):
+    """There is something to embed, and no model to do it."""
+
+
 @dataclass(frozen=True)
 class AddReport:
     """What came of adding photos.
@@ -75,7 +79,7 @@ def update_photos(
     report = AddReport(0, 0, [])
     if changed:
         if retriever is None:
-            raise ValueError("there is something to embed, and no retriever")
+            raise NoRetriever(f"there are {len(changed)} photos to embed")
         report = add_photos(index, retriever, changed, progress)
     elif progress:
         progress(len(files), len(files))
@@ -105,7 +109,8 @@ def changed_files(index: IndexFolder, files: Iterable[Path]) -> list[Path]:
     """Return the files that are not known with their size and date, in order."""
     with index.reading() as library:
         known = library.marks()
-    return [path for path in files if known.get(os.fsencode(path)) != _mark(path)]
+    marks = [(path, _mark(path)) for path in files]
+    return [path for path, mark in marks if mark is None or known.get(os.fsencode(path)) != mark]
 
 
 def gone_files(
@@ -119,9 +124,19 @@ def gone_files(
         path
         for path in held
         if any(inside(path, top) for top in tops)
-        and not os.path.lexists(path)
+        and _is_gone(path)
         and not any(inside(path, top) for top in closed)
     ]
+
+
+def _is_gone(path: Path) -> bool:
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:  # it may be there: its folder can't be looked into, or a network is away
+        return False
+    return False
 
 
 def _mark(path: Path) -> tuple[int, int] | None:

@@ -59,13 +59,14 @@ def connect(address: str) -> "QdrantClient":
         ) from error
     if address == IN_MEMORY:
         return QdrantClient(IN_MEMORY)
-    if not address.startswith(("http://", "https://")):
-        raise IndexFileError(
-            f"{address} is not the address of a Qdrant server; give one such as "
-            "http://localhost:6333."
-        )
     key = os.environ.get("QDRANT_API_KEY") or None
-    return QdrantClient(url=address, api_key=key, timeout=TIMEOUT, check_compatibility=False)
+    try:
+        return QdrantClient(url=address, api_key=key, timeout=TIMEOUT, check_compatibility=False)
+    except ValueError as error:
+        raise IndexFileError(
+            f"{address} is not the address of a Qdrant server ({error}); give one such as "
+            "http://localhost:6333."
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -105,9 +106,9 @@ class QdrantStore:
         IndexFileError
             The server does not answer or refuses.
         """
+        client = connect(address)
         from qdrant_client import models
 
-        client = connect(address)
         with _answered(address):
             client.create_collection(
                 collection,
@@ -350,11 +351,13 @@ def _order(found: tuple[int, float]) -> tuple[float, int]:
 
 @contextmanager
 def _answered(address: str) -> Iterator[None]:
+    connect(address)  # says so where the library is missing
+    from qdrant_client.common.client_exceptions import QdrantException
     from qdrant_client.http.exceptions import ApiException
 
     try:
         yield
-    except ApiException as error:
+    except (ApiException, QdrantException) as error:
         reason = " ".join(str(error).split())[:200]
         raise IndexFileError(
             f"The Qdrant server at {address} cannot be used ({reason}); see that it runs, and that "

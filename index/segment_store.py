@@ -249,12 +249,12 @@ class SegmentStore:
             allowed = inside if live is None else np.intersect1d(inside, live, assume_unique=True)
         size = len(segment) if allowed is None else len(allowed)
         everything = np.arange(len(segment)) if allowed is None else allowed
-        if segment.candidates is None or size <= COMPARED * 16:
-            return everything
-        wide = max(1.0, (len(segment) / 100_000) ** 0.5)
+        wide = max(0.5, (len(segment) / 100_000) ** 0.5)
         compared = max(int(COMPARED * wide), 8 * count)
         if len(query) > 1:  # the mean over several vectors is not led by any one of them
             compared *= 4
+        if segment.candidates is None or size <= max(COMPARED * 16, compared):
+            return everything
         vectors = max(int(VECTORS * wide), compared * 8) // len(query)
         probes = int(segment.candidates.index.nlist * PROBED)
         while True:
@@ -298,6 +298,11 @@ class _Writer:
             for position, count in enumerate(live):
                 tiers.setdefault(int(np.log(max(count, 64)) / np.log(FANOUT)), []).append(position)
             crowded = next((rows for _, rows in sorted(tiers.items()) if len(rows) >= FANOUT), None)
+            if crowded is None and self.search == "auto":
+                # Many small segments: together they are worth FAISS's candidates.
+                plain = [p for p, segment in enumerate(segments) if segment.candidates is None]
+                if sum(live[p] for p in plain) >= CANDIDATES_FROM:
+                    crowded = plain
             if crowded is None:
                 return segments
             total = sum(live[position] for position in crowded)

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import shutil
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -53,8 +54,8 @@ class Share:
         return cls(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
 
     def of(self, files: list[Path]) -> list[Path]:
-        """The files that are this process's to embed."""
-        return files[self.rank :: self.world]
+        """The files that are this process's to embed: by name, whatever else is to be done."""
+        return [f for f in files if zlib.crc32(os.fsencode(f)) % self.world == self.rank]
 
 
 def build_share(
@@ -112,10 +113,11 @@ def build_share(
         if share.rank:
             wait()  # a launcher that sees one process fail ends the others
             return None
-        together = _put_together(parts, share.world, files)
+        together = _put_together(parts, share.world, files, retriever)
         index = IndexFolder(out, retriever.fingerprint, retriever.name)
         report = take_in(index, retriever, together, gone_files(index, paths, unread))
-        shutil.rmtree(parts)
+        del together  # its embeddings are mapped from files of the parts
+        shutil.rmtree(parts, ignore_errors=True)  # a network's disk may keep what was just mapped
         wait()
     known = report.known + len(found) - len(files)
     return replace(report, known=known, refused=unread + report.refused)
@@ -137,7 +139,7 @@ def _embed_share(
     progress: Callable[[int, int], None] | None,
 ) -> list[list[str]]:
     """Bring the index of a share up to date; the files that it refuses, with the reasons."""
-    part = _opened(folder, retriever)
+    part = _opened(folder, retriever, "exhaustive")  # it is not searched
     wanted = set(files)
     with part.reading() as library:
         others = [path for path in library.files() if path not in wanted]
@@ -147,7 +149,9 @@ def _embed_share(
     return [[os.fsencode(path).hex(), reason] for path, reason in refused]
 
 
-def _put_together(parts: Path, world: int, files: list[Path]) -> Embedded:
+def _put_together(
+    parts: Path, world: int, files: list[Path], retriever: "Blip2Retriever"
+) -> Embedded:
     """What all processes embedded, in the order of the files."""
     shares = [Share(rank, world) for rank in range(world)]
     told = [json.loads(_told(parts, share).read_text()) for share in shares]
@@ -163,7 +167,7 @@ def _put_together(parts: Path, world: int, files: list[Path]) -> Embedded:
     ]
     held: list[tuple[PhotoFile, VectorStore, int]] = []
     for share in shares:
-        part = IndexFolder(_folder(parts, share))
+        part = IndexFolder(_folder(parts, share), retriever.fingerprint, retriever.name)
         with part.reading() as library:
             photos = library.photo_files()
         held += [(file, part.state().store, photo) for file, photo in photos]
@@ -212,10 +216,23 @@ def _together(share: Share) -> Iterator[Callable[[], None]]:
         return
     from torch import distributed
 
-    distributed.init_process_group(
-        "gloo", rank=share.rank, world_size=share.world, timeout=PATIENCE
-    )
+    def wait() -> None:
+        try:
+            distributed.barrier()
+        except RuntimeError as error:
+            raise UserError(
+                "Another process of this build has failed; see what it says, and start all again."
+            ) from error
+
     try:
-        yield lambda: distributed.barrier()
+        distributed.init_process_group(
+            "gloo", rank=share.rank, world_size=share.world, timeout=PATIENCE
+        )
+    except (RuntimeError, ValueError) as error:
+        raise UserError(
+            "The processes of this build do not find each other; start them with torchrun."
+        ) from error
+    try:
+        yield wait
     finally:
         distributed.destroy_process_group()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, PngImagePlugin
 
 from blip2.errors import UserError
 from blip2.processing import (
@@ -178,6 +178,18 @@ def test_a_jpeg_decoded_at_less_than_its_size(side, orientation, expected) -> No
     assert np.abs(np.asarray(photo, dtype=float) - small).mean() < 3
     # Other formats are decoded as a whole.
     assert open_photo(encoded(quarters(), "PNG"), 4).size == (WIDTH, HEIGHT)
+
+
+def test_odd_metadata_of_a_large_photo() -> None:
+    """An orientation that is no number counts as upright; a text named as our note is not one."""
+    entry = struct.pack("<HHI4s", ExifTags.Base.Orientation, 2, 2, b"6\0")  # of type ASCII
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 1) + entry + bytes(4)
+    data = encoded(quarters().resize((2400, 1600)), "JPEG", exif=exif)
+    assert open_photo(data, 300).info["full_size"] == (2400, 1600)
+    note = PngImagePlugin.PngInfo()
+    note.add_text("full_size", "hello")
+    photo = open_photo(encoded(quarters(), "PNG", pnginfo=note), 300)
+    assert "full_size" not in photo.info and photo.size == (WIDTH, HEIGHT)
 
 
 def test_a_dark_sixteen_bit_photo_stays_dark() -> None:

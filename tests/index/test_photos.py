@@ -360,3 +360,22 @@ def test_update_leaves_folders_alone_that_cannot_be_read(library, photos, monkey
     report = library.update([photos])
     assert report.gone == 1 and [path.name for path, _ in report.refused] == ["sea"]
     assert [hit.path.name for hit in library.search("blue")] == ["half.png", "blue.png"]
+
+
+def test_links_to_nothing_and_folders_that_cannot_be_searched(library, photos, monkeypatch):
+    """A file that can't be looked at is refused, not known; one that may be there is not gone."""
+    (photos / "broken.png").symlink_to(photos / "nowhere.png")
+    report = library.update([photos])
+    assert report.refused == [(photos / "broken.png", "It does not exist.")]
+    assert (report.known, report.gone) == (3, 0)
+    real = os.lstat
+
+    def lstat(path, **options):
+        if "sea" in str(path):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("os.lstat", lstat)
+        assert library.update([photos]).gone == 0
+    assert len(library) == 3

@@ -1,5 +1,6 @@
 """The same photos in Qdrant: what is found, what readers see, and what a killed writer leaves."""
 
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -131,7 +132,8 @@ def test_a_server_that_is_not_there(tmp_path, photos, capsys):
         return sentence
 
     assert "http://127.0.0.1:9 cannot be used" in build("http://127.0.0.1:9")
-    assert "ftp://host is not the address of a Qdrant server" in build("ftp://host")
+    for address in ("ftp://host", ":memory:", "http://host:abc"):
+        assert f"{address} is not the address of a Qdrant server" in build(address)
     assert not (tmp_path / "far" / "manifest.json").exists()
 
 
@@ -154,3 +156,11 @@ def test_killed_between_rows_and_points(tmp_path, photos, retriever, monkeypatch
     assert index.add([photos / "sea"]).added == 1
     assert {hit.path.name for hit in index.search("blue")} == {"red.png", "blue.png"}
     assert index.verify() == []
+
+
+def test_without_the_client_library(tmp_path, retriever, monkeypatch):
+    for name in [name for name in sys.modules if name.partition(".")[0] == "qdrant_client"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "qdrant_client", None)
+    with pytest.raises(IndexFileError, match="pip install qdrant-client"):
+        PhotoIndex.create(tmp_path / "far", retriever, address="http://127.0.0.1:7")

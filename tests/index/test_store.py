@@ -213,3 +213,28 @@ def test_a_segment_opened_again_and_a_damaged_row(tmp_path):
     with pytest.raises(IndexFileError, match="photo 7 is not what was written"):
         again.nearest(query, 2)
     assert again.damage() == ["embeddings-1.npy is not what was written"]
+
+
+def test_small_segments_that_are_many_photos_together_get_candidates(tmp_path, monkeypatch):
+    """However an index has grown: what a build commits some at a time is searched as one."""
+    monkeypatch.setattr("index.segment_store.CANDIDATES_FROM", 600)
+    rng = np.random.default_rng(6)
+    embeddings = halves(clustered(rng, 1500, 8, 16))
+    store = SegmentStore(tmp_path, 8, 16)
+    for start in range(0, 1500, 50):
+        store = store.changed(
+            1,
+            range(start, start + 50),
+            embeddings[start : start + 50],
+            [start - 9] if start else [],
+        )
+        plain = sum(len(s) for s in store.segments if s.candidates is None)
+        assert plain < 600 + 50
+    assert store.kind.startswith("IVF") and sum(map(len, store.segments)) >= len(store)
+    gone = np.arange(50, 1500, 50) - 9
+    assert store.ids().tolist() == np.setdiff1d(np.arange(1500), gone).tolist()
+    assert plain < 600 and len(store.segments) < 2 * FANOUT
+    left = store.ids()
+    for query in unit(embeddings[::300, 0] + 0.5 * unit(rng.normal(size=(5, 16)))):
+        expected = brute_force(query, left, embeddings[left], 10)
+        assert len(dict(expected).keys() & dict(store.nearest(query, 10)).keys()) >= 9
