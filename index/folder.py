@@ -23,7 +23,9 @@ from index.places import PhotoFile
 from index.store import Embeddings, VectorStore, new_store, open_store
 
 LOCK = "write.lock"
-LOCK_TIMEOUT = 10.0  # seconds; photos are embedded outside the lock, so writers hold it briefly
+# Seconds. Photos are embedded outside the lock, so writers hold it briefly, but for one that has to
+# put large segments together: the others are then told to try again.
+LOCK_TIMEOUT = 10.0
 
 _VECTORS = re.compile(r"((embeddings|rows)-\d+\.npy|candidates-\d+\.faiss)(\.tmp)?")
 # What a `create` that was killed can have left.
