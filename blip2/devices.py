@@ -18,7 +18,7 @@ def pick_device(device: str | None) -> torch.device:
         There is no such device here.
     """
     name = device or "cpu"
-    if device is None and torch.cuda.is_available():
+    if not device and torch.cuda.is_available():
         rank = int(os.environ.get("LOCAL_RANK") or 0)  # set by torchrun
         name = f"cuda:{rank % torch.cuda.device_count()}"
     try:

@@ -7,6 +7,7 @@ damaged photo is noticed before it is ranked, without reading all of them first.
 ``candidates-N.faiss``, too, which names photos worth looking at (:mod:`index.candidates`).
 """
 
+import hashlib
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -254,17 +255,20 @@ def write_segment(
     record = SegmentRecord(number, shape[0], 0, "", "", "-" if with_candidates else "")
     paths = [folder / name for name in record.files()]
 
+    digest = hashlib.sha256()  # of what is written, which may be too much to be read again
+
     def write(file: BinaryIO) -> None:
-        file.write(_header(shape))
+        header = _header(shape)
+        digest.update(header)
+        file.write(header)
         for ids, embeddings in parts:
             halves = np.ascontiguousarray(embeddings, dtype="<f2")
             photos.append(np.asarray(ids, dtype=np.int64))
             checks.append(np.array([zlib.crc32(own) for own in halves], dtype=np.uint32))
+            digest.update(halves)
             file.write(halves)
 
     write_aside(paths[0], write)
-    with paths[0].open("rb") as file:
-        digest = file_sha256(file)
     table = np.empty(shape[0], dtype=ROW)
     table["photo"], table["check"] = np.concatenate(photos), np.concatenate(checks)
     write_aside(paths[1], lambda file: np.save(file, table, allow_pickle=False))
@@ -275,7 +279,7 @@ def write_segment(
     for place, path in enumerate(paths[1:]):
         with path.open("rb") as file:
             sums[place] = file_sha256(file)
-    return SegmentRecord(number, shape[0], paths[0].stat().st_size, digest, *sums)
+    return SegmentRecord(number, shape[0], paths[0].stat().st_size, digest.hexdigest(), *sums)
 
 
 def _header(shape: tuple[int, int, int]) -> bytes:
