@@ -26,12 +26,17 @@ class Chat:
     Attributes
     ----------
     turns : list of (str, str)
-        Questions with their answers, oldest first.
+        Questions with their answers, oldest first. It may be changed between questions, to ask
+        one again or another way.
+    forgotten : int
+        So many of the oldest turns the model did not read for the latest answer, because they no
+        longer fit its context.
     """
 
     def __init__(self, model: Blip2, photo: Any) -> None:
         self.model, self._photo = model, photo
         self.turns: list[tuple[str, str]] = []
+        self.forgotten = 0
         self._visual = model.visual_prompt([photo])  # [1, Q, W]
         self._memory = Memory()
 
@@ -89,4 +94,5 @@ class Chat:
             text = language.prompt(language.question(question), turns[first:])
             if len(language.token_ids(text)) <= room:
                 break
+        self.forgotten = first
         return text

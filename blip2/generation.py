@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from blip2.attention import photo_maps, watch
 from blip2.config import Blip2Config
 from blip2.decoding import Decoding
 from blip2.devices import fast_dtype, pick_device, qformer_dtype
@@ -288,6 +289,31 @@ class Blip2:
             ids, mask = self.tokenizer(words)
             pieces = ids.to(self.device), mask.to(self.device)
         return self.prompt(features, pieces)
+
+    def attention(self, photo: Any, prompt: str = "") -> Tensor:
+        """How much each query looks at each part of a photo; see :mod:`blip2.attention`.
+
+        Parameters
+        ----------
+        photo
+            Everything that :func:`blip2.processing.open_photo` takes.
+        prompt : str
+            As for :meth:`generate`; moves the maps where the Q-Former reads it.
+
+        Returns
+        -------
+        Tensor
+            ``[Q, rows, columns]`` over the whole photo, fp32 on the CPU; each map sums to 1.
+
+        Raises
+        ------
+        UserError
+            The photo can't be used, or the prompt is too long.
+        """
+        self._text(prompt)  # refuses what :meth:`generate` refuses
+        with watch(self.prompt.qformer) as seen:
+            self.visual_prompt([photo], [prompt])
+        return photo_maps(seen, self.encoder)[0]
 
     def caption(self, photo: Any, instruction: str = "", **decoding: Any) -> str:
         """Say what a photo shows, in the manner of an instruction.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -15,6 +16,7 @@ from blip2.memory import Memory
 from blip2.prompts import PromptForm, Turns
 
 MEMORIES = 8  # conversations whose keys and values are kept
+PAUSE = 0.25  # seconds between signs of life while beams are followed
 LANGUAGE_MODELS: dict[str, Callable[[], FrozenLanguageModel]] = {}
 
 
@@ -241,7 +243,8 @@ class FrozenLanguageModel(nn.Module):
         Yields
         ------
         str
-            Pieces whose concatenation is the answer. Closing the iterator stops the model.
+            Pieces whose concatenation is the answer. Closing the iterator stops the model. With
+            beams, empty ones come while nothing can be shown, so that it can be closed meanwhile.
         """
         from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
 
@@ -251,8 +254,9 @@ class FrozenLanguageModel(nn.Module):
             def __call__(self, ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
                 return torch.full((len(ids),), stopped.is_set(), device=ids.device)
 
-        streamer = TextIteratorStreamer(self.tokenizer, skip_special_tokens=True)
         alone = decoding.num_beams == 1
+        pause = None if alone else PAUSE
+        streamer = TextIteratorStreamer(self.tokenizer, timeout=pause, skip_special_tokens=True)
         failures: list[BaseException] = []
 
         def work() -> None:
@@ -271,7 +275,14 @@ class FrozenLanguageModel(nn.Module):
         worker.start()
         try:
             begun, space = False, ""
-            for piece in streamer:
+            while True:
+                try:
+                    piece = next(streamer)
+                except queue.Empty:
+                    yield ""
+                    continue
+                except StopIteration:
+                    break
                 piece = space + (piece if begun else piece.lstrip())
                 kept = piece.rstrip()
                 # White space waits for the next word, so that the answer does not end in it.

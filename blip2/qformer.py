@@ -135,6 +135,16 @@ class Attention(nn.Module):
         out = out.transpose(1, 2).flatten(2)  # [B, L, D]
         return self.norm(x + self.dropout(self.output(out)))
 
+    def weights(self, x: Tensor, states: KeyValue) -> Tensor:  # [B, h, L, M]
+        """How much ``x`` ``[B, L, D]`` attends to each of ``states``, without dropout.
+
+        The kernel of :meth:`forward` doesn't tell. In fp32, so that rows sum to 1.
+        """
+        query, key = self._heads(self.query(x)).float(), states.key.float()
+        with torch.autocast(x.device.type, enabled=False):
+            scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
+        return scores.softmax(-1)
+
 
 def attend(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float

@@ -5,6 +5,7 @@ They are frozen in both stages of pre-training; only fine-tuning trains them, to
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -39,11 +40,14 @@ class ImageEncoder(nn.Module):
         Whether gradients flow, see :meth:`unfreeze`.
     num_held : int
         Entries of trainable tensors that stay as they are all the same.
+    num_ahead : int
+        Features that stand before the grid of :attr:`grid`: 1 where there is a class token.
     """
 
     num_layers = 1
     trained = False
     num_held = 0
+    num_ahead = 0
 
     def __init__(
         self,
@@ -57,6 +61,27 @@ class ImageEncoder(nn.Module):
         self.width, self.num_tokens, self.image_size = width, num_tokens, image_size
         self.transform = PhotoTransform(image_size, mean, std)
         self.train_transform = TrainTransform(image_size, mean, std)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns in which the features lie on the photo, row by row, from the top left.
+
+        A photo is squeezed to the square, so the grid covers all of it, whatever its shape. A
+        subclass whose features lie otherwise says how.
+
+        Raises
+        ------
+        ValueError
+            They make no square.
+        """
+        cells = self.num_tokens - self.num_ahead
+        side = math.isqrt(cells)
+        if side * side != cells:
+            raise ValueError(
+                f"{cells} features make no square grid; {type(self).__name__} must "
+                "say how they lie."
+            )
+        return side, side
 
     def features(self, pixels: Tensor) -> Tensor:  # [B, 3, S, S] -> [B, N, C]
         """Compute the features; a subclass says how."""

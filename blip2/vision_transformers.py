@@ -34,6 +34,8 @@ class VisionTransformer(ImageEncoder):
         The size is no multiple of the patch.
     """
 
+    num_ahead = 1  # the class token
+
     def __init__(self, model: Any, image_size: int | None = None) -> None:
         config = model.config
         size = image_size or config.image_size
@@ -42,7 +44,7 @@ class VisionTransformer(ImageEncoder):
                 f"The image size {size} is no multiple of the patch, {config.patch_size} pixels; "
                 f"choose {size // config.patch_size * config.patch_size or config.patch_size}."
             )
-        tokens = (size // config.patch_size) ** 2 + 1
+        tokens = self.num_ahead + (size // config.patch_size) ** 2
         super().__init__(config.hidden_size, tokens, size, MEAN, STD)
         self.model = model
         self.num_layers = len(model.encoder.layers)
