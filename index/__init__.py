@@ -7,21 +7,33 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from index.alike import Folded, fold_alike
     from index.grow import AddReport
     from index.hits import Hit, best_texts
     from index.manifest import IndexFileError
     from index.places import Where
     from index.search import PhotoIndex
 
-__all__ = ["AddReport", "Hit", "IndexFileError", "PhotoIndex", "Where", "best_texts"]
+__all__ = [
+    "AddReport",
+    "Folded",
+    "Hit",
+    "IndexFileError",
+    "PhotoIndex",
+    "Where",
+    "best_texts",
+    "fold_alike",
+]
 
 _HOMES = {
     "AddReport": "index.grow",
+    "Folded": "index.alike",
     "Hit": "index.hits",
     "IndexFileError": "index.manifest",
     "PhotoIndex": "index.search",
     "Where": "index.places",
     "best_texts": "index.hits",
+    "fold_alike": "index.alike",
 }
 
 

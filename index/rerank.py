@@ -29,17 +29,39 @@ def rerank_hits(retriever: "Blip2Retriever", hits: list[Hit], text: str) -> list
     """
     from blip2.retrieval import joint_score
 
-    there = [hit for hit in hits if not hit.missing]
-    matched = []
-    for start in range(0, len(there), BATCH_SIZE):
-        matched += _match(retriever, there[start : start + BATCH_SIZE], text)
-    gone = [hit for hit in hits if hit.missing] + [hit for hit in matched if hit.missing]
+    matched = match_hits(retriever, hits, text)
+    gone = [hit for hit in matched if hit.missing]
     found = [hit for hit in matched if not hit.missing]
 
     def joint(hit: Hit) -> float:
         return float(joint_score(hit.score, hit.match, retriever.temperature))
 
     return sorted(found, key=joint, reverse=True) + sorted(gone, key=lambda hit: -hit.score)
+
+
+def match_hits(retriever: "Blip2Retriever", hits: list[Hit], text: str) -> list[Hit]:
+    """Judge by ITM whether photos belong with a text.
+
+    Parameters
+    ----------
+    retriever : Blip2Retriever
+        The model.
+    hits : list of Hit
+        In any order.
+    text : str
+        What was looked for.
+
+    Returns
+    -------
+    list of Hit
+        In that order, with their probabilities; where a file cannot be opened, ``missing`` instead.
+    """
+    there = [hit for hit in hits if not hit.missing]
+    matched = []
+    for start in range(0, len(there), BATCH_SIZE):
+        matched += _match(retriever, there[start : start + BATCH_SIZE], text)
+    judged = iter(matched)
+    return [hit if hit.missing else next(judged) for hit in hits]
 
 
 def _match(retriever: "Blip2Retriever", hits: list[Hit], text: str) -> list[Hit]:

@@ -1,7 +1,8 @@
 """`PhotoIndex`: photos by words, ranked by the best of each photo's query embeddings."""
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from blip2.errors import UserError
 from index.folder import IndexFolder, State
 from index.grow import AddReport, add_photos, changed_files, update_photos
 from index.hits import Hit, make_hit, ranked
+from index.lookup import check_whole, describe, kept_photo
 from index.manifest import NAME as MANIFEST
 from index.manifest import IndexFileError
 from index.places import Where
@@ -97,6 +99,18 @@ class PhotoIndex:
             return cls(IndexFolder(Path(folder)), None)
         return cls(IndexFolder(Path(folder), retriever.fingerprint, retriever.name), retriever)
 
+    @property
+    def folder(self) -> IndexFolder:
+        """Its files, for `index.lookup`."""
+        return self._folder
+
+    @property
+    def retriever(self) -> "Blip2Retriever":
+        """The model that makes its embeddings."""
+        if self._retriever is None:
+            raise ValueError("the index was opened without a retriever")
+        return self._retriever
+
     @staticmethod
     def exists(folder: Path) -> bool:
         """Tell whether there is an index in a folder, in whatever condition."""
@@ -132,7 +146,7 @@ class PhotoIndex:
         IndexFileError
             If the index cannot be written; it is then as it was after the last commit.
         """
-        return add_photos(self._folder, self._need_retriever(), paths, progress)
+        return add_photos(self._folder, self.retriever, paths, progress)
 
     def update(
         self,
@@ -200,13 +214,12 @@ class PhotoIndex:
         """
         from blip2.processing import clean_text
 
-        retriever = self._need_retriever()
         text = clean_text(text, "search text")
         if k < 1 or rerank < 0:
             raise UserError(f"Ask for at least 1 photo and 0 to re-rank, not {k} and {rerank}.")
-        query = retriever.embed_texts([text])[0].numpy()  # [d]
+        query = self.retriever.embed_texts([text])[0].numpy()  # [d]
         hits = self._hits(query, max(k, rerank), where)
-        return ranked((rerank_hits(retriever, hits[:rerank], text) + hits[rerank:])[:k])
+        return ranked((rerank_hits(self.retriever, hits[:rerank], text) + hits[rerank:])[:k])
 
     def similar(self, photo: Any, k: int = 12, where: Where | None = None) -> list[Hit]:
         """Find the photos that are most like one.
@@ -236,18 +249,53 @@ class PhotoIndex:
         """
         if k < 1:
             raise UserError(f"Ask for at least 1 photo, not {k}.")
-        known = None
+        kept = kept_photo(self._folder, photo) if isinstance(photo, (str, Path)) else None
+        if kept is None:
+            query = self.retriever.embed_images([photo])[0].numpy()  # [Q, d]
+            return self.nearest(query, k, where)
+        known, query = kept
+        hits = self.nearest(query, k + 1, where)
+        return ranked([hit for hit in hits if hit.photo != known][:k])
+
+    def nearest(self, query: np.ndarray, k: int = 12, where: Where | None = None) -> list[Hit]:
+        """Find the photos nearest to embeddings, for those who search several indexes at once.
+
+        Parameters
+        ----------
+        query : np.ndarray
+            ``[d]`` float32 of a text, as for `search`, or ``[Q, d]`` of a photo, as for `similar`.
+        k : int
+            Photos wanted.
+        where : Where, optional
+            Only among these files.
+
+        Returns
+        -------
+        list of Hit
+            Best first.
+        """
+        return ranked(self._hits(query, k, where))
+
+    def embeddings_of(self, hits: Sequence[Hit]) -> np.ndarray:
+        """Return the embeddings of photos that were found.
+
+        Parameters
+        ----------
+        hits : sequence of Hit
+            Of this index.
+
+        Returns
+        -------
+        np.ndarray
+            ``[len(hits), Q, d]`` float32; zeros for a photo that was taken out since.
+        """
         state: State = self._folder.state()
-        if isinstance(photo, (str, Path)):
-            path = Path(os.path.abspath(photo))
-            with self._folder.library.reading(state.manifest.generation) as library:
-                known = library.photo_at(path)
-        if known is None:
-            query = self._need_retriever().embed_images([photo])[0].numpy()  # [Q, d]
-        else:
-            query = state.store.embeddings_of(known)
-        hits = self._hits(query, k + 1, where)
-        return ranked([hit for hit in hits if known is None or hit.photo != known][:k])
+        shape = len(hits), state.manifest.queries, state.manifest.dim
+        found = np.zeros(shape, dtype=np.float32)
+        for row, hit in enumerate(hits):
+            with suppress(KeyError):
+                found[row] = state.store.embeddings_of(hit.photo)
+        return found
 
     def info(self) -> dict:
         """Describe the index.
@@ -257,24 +305,7 @@ class PhotoIndex:
         dict
             Ready for JSON: where it is, which model made it, how much it holds and how it searches.
         """
-        state = self._folder.state()
-        manifest = state.manifest
-        with self._folder.library.reading(manifest.generation) as library:
-            photos, files = library.counts()
-        return {
-            "folder": str(self._folder.path),
-            "photos": photos,
-            "files": files,
-            "retriever": manifest.retriever,
-            "fingerprint": manifest.fingerprint,
-            "queries": manifest.queries,
-            "dim": manifest.dim,
-            "store": state.store.kind,
-            "search": state.store.search,
-            "vectors_bytes": state.store.size(),
-            "generation": manifest.generation,
-            "written": manifest.written,
-        }
+        return describe(self._folder)
 
     def verify(self) -> list[Path]:
         """Read the whole index from the disk and compare its parts.
@@ -289,24 +320,7 @@ class PhotoIndex:
         IndexFileError
             If a file is damaged, a vector has no photo or a photo has no vector.
         """
-        state = self._folder.load()
-        with self._folder.library.reading(state.manifest.generation) as library:
-            problems = library.damage()
-            if state.store.ids().tolist() != library.ids():
-                problems.append("photos and vectors differ")
-            problems += state.store.damage()
-            if problems:
-                raise IndexFileError(
-                    f"The index {self._folder.path} is damaged: {'; '.join(problems)}. "
-                    "Restore it from a copy or build it anew in another folder."
-                )
-            files = library.files()
-        return [path for path in files if not os.path.isfile(path)]
-
-    def _need_retriever(self) -> "Blip2Retriever":
-        if self._retriever is None:
-            raise ValueError("the index was opened without a retriever")
-        return self._retriever
+        return check_whole(self._folder)
 
     def _hits(self, query: np.ndarray, count: int, where: Where | None) -> list[Hit]:
         """The best photos, not yet ranked, all of one state."""
