@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import importlib.util
 import os
 import signal
 import socket
@@ -45,7 +46,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """Read the flags."""
-    on_spaces = "SPACE_ID" in os.environ
     parser = argparse.ArgumentParser(
         prog="app.py",
         description="Caption, chat about and search photos in the browser.",
@@ -65,7 +65,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--host",
-        default="0.0.0.0" if on_spaces else "127.0.0.1",
+        default="0.0.0.0" if on_spaces() else "127.0.0.1",
         metavar="H",
         help="address to listen on (127.0.0.1: this computer alone)",
     )
@@ -74,6 +74,15 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "--share", action="store_true", help="also make a public link, through Gradio's servers"
     )
     parser.add_argument("--auth", metavar="USER:PASSWORD", help="ask visitors for these")
+    parser.add_argument(
+        "--private",
+        action=argparse.BooleanOptionalAction,
+        help="photos that visitors add are theirs alone and go with them (unless only this "
+        "computer can reach the page)",
+    )
+    parser.add_argument(
+        "--mcp", action="store_true", help="also be an MCP server (pip install 'gradio[mcp]')"
+    )
     parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, mps (the best there is)")
     parser.add_argument(
         "--quantize",
@@ -98,33 +107,54 @@ def serve(options: argparse.Namespace) -> None:
         raise UserError(
             f"The folder {options.photos} does not exist; give --photos a folder of photos."
         )
+    if options.mcp and importlib.util.find_spec("mcp") is None:
+        raise UserError("--mcp needs a package more; run pip install 'gradio[mcp]' first.")
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that the folder below is removed
     with tempfile.TemporaryDirectory(prefix="blip2-page-") as scratch:
         # What visitors send lives here and nowhere else, for as long as the page does.
         os.environ["GRADIO_TEMP_DIR"] = str(Path(scratch) / "received")
-        launch(options, login, Path(scratch) / "received" / "thumbnails")
+        launch(options, login, Path(scratch))
 
 
-def launch(options: argparse.Namespace, login: tuple[str, str] | None, thumbnails: Path) -> None:
+def launch(options: argparse.Namespace, login: tuple[str, str] | None, scratch: Path) -> None:
     """Do the work of `serve`, once the surroundings are set."""
     say("Starting ...")
-    from demo.library import open_library  # late: gradio, torch and transformers take seconds
-    from demo.models import load_models
+    from demo.models import load_models  # late: gradio, torch and transformers take seconds
+
+    # First of all: ZeroGPU must come before torch.
+    models = load_models(options.model, options.retriever, options.device, options.quantize, say)
+    from demo.captioning import caption_samples
+    from demo.decoder import decoders
+    from demo.kept import KeptTexts
+    from demo.library import open_library, sample_photos
+    from demo.limits import middleware
     from demo.page import build_page
     from demo.theme import CSS, theme
     from demo.uploads import MAX_UPLOAD
+    from demo.visitors import Visitors
 
-    models = load_models(options.model, options.retriever, options.device, options.quantize, say)
+    received = scratch / "received"
     with progress_bar("Indexing photos") as progress:
         library, report = open_library(
-            models.retriever, options.photos, options.index, thumbnails, progress
+            models.retriever,
+            options.photos,
+            options.index,
+            received / "thumbnails",
+            progress,
+            scratch,
         )
     say(f"{len(library):,} photos in the library, {report.added:,} of them new.")
     for path, reason in report.refused:
         say(f"Left out {path}: {reason}")
     samples = options.photos is None and options.index is None
-    page = build_page(models, library, samples)
+    decoders().start()
+    kept = KeptTexts()
+    if on_spaces():  # a Space is started seldom and visited often
+        say("Captioning the sample photos ...")
+        caption_samples(models.blip2, kept, sample_photos())
+    visitors = Visitors(library.visit if is_private(options) else None)
+    page = build_page(models, library, samples, visitors, kept)
     try:
         _, local, public = page.launch(
             server_name=options.host,
@@ -138,11 +168,12 @@ def launch(options: argparse.Namespace, login: tuple[str, str] | None, thumbnail
             run_history=False,
             ssr_mode=False,
             pwa=False,
-            mcp_server=False,
+            mcp_server=options.mcp,
             enable_monitoring=False,
             state_session_capacity=1000,
             quiet=True,
             prevent_thread_lock=True,
+            app_kwargs={"middleware": middleware(page, received, proxied=on_spaces())},
         )
     except OSError as error:
         raise UserError(cannot_listen(options.host, options.port, error)) from error
@@ -154,6 +185,22 @@ def launch(options: argparse.Namespace, login: tuple[str, str] | None, thumbnail
             time.sleep(3600)
     finally:
         page.close(verbose=False)
+        visitors.close()
+
+
+def on_spaces() -> bool:
+    """Tell whether this runs on Hugging Face Spaces."""
+    return "SPACE_ID" in os.environ
+
+
+def is_private(options: argparse.Namespace) -> bool:
+    """Tell whether the photos that a visitor adds are for them alone.
+
+    Unless it was said, they are where anybody but the people of this computer may visit.
+    """
+    if options.private is not None:
+        return options.private
+    return options.share or on_spaces() or options.host not in ("127.0.0.1", "localhost", "::1")
 
 
 def read_login(given: str | None) -> tuple[str, str] | None:

@@ -1,104 +1,208 @@
 """The tab that describes a photo, with or without an instruction."""
 
-from collections.abc import Iterator
+import html
+import math
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
+from gradio.events import Dependency
 
-from demo.decoding import decoding_controls, read_decoding
+from demo.decoding import GREEDY, OPTIONS, decoding_controls, read_decoding
+from demo.failures import sentences
+from demo.kept import KeptTexts
 from demo.models import MODEL_QUEUE, Models
-from demo.uploads import photo_box, received_photo, received_text, sentences
+from demo.photo import PhotoPanel
+from demo.stopping import stopped_by
+from demo.uploads import open_received, received_file, received_text
+from demo.visitors import Visitor, Visitors
 
 if TYPE_CHECKING:
     from blip2 import Blip2
 
-PRESETS = (
-    "Describe this photo.",
-    "Write a short caption.",
-    "What does this photo show?",
-)
+HEAT_SIZE = 300  # pixels of a column of heat maps
+Step = tuple[str, str, str]
 
 
-def build(models: Models, samples: list[Path]) -> None:
+def presets(blip2: "Blip2") -> dict[str, str]:
+    """Return instructions to click, by what they ask for, in the form that the model knows."""
+    question = blip2.question_form.format("What is in this photo?")
+    continued = "A photo of" if blip2.question_form != "{}" else "Complete: this is a photo of"
+    return {
+        "Short caption": "Write a short caption.",
+        "In detail": "Describe this photo in detail.",
+        "A question": question,
+        "Continue a sentence": continued,
+    }
+
+
+def build(
+    models: Models, panel: PhotoPanel, visitors: Visitors, kept: KeptTexts
+) -> Callable[[Dependency], None]:
     """Lay out the tab and connect it.
 
     Parameters
     ----------
     models : Models
         What answers.
-    samples : list of Path
-        Photos to offer.
+    panel : PhotoPanel
+        The photo.
+    visitors : Visitors
+        Know which photo is before whom.
+    kept : KeptTexts
+        Captions that were written before.
+
+    Returns
+    -------
+    callable
+        Has the photo captioned after an event.
     """
-    with gr.Row(equal_height=False, elem_classes="halves"):
-        with gr.Column(min_width=320):
-            photo = photo_box(samples, "caption")
-        with gr.Column(min_width=320):
-            instruction = gr.Textbox(
-                label="Instruction",
-                placeholder="Leave empty for a plain caption, or say what you want to read",
-                lines=2,
-                max_lines=6,
-                submit_btn=False,
-                elem_id="caption-instruction",
-            )
-            with gr.Row(elem_classes="chips"):
-                for preset in PRESETS:
-                    chip = gr.Button(preset, size="sm", min_width=0, elem_classes="chip")
-                    # In the browser alone: a chip answers at once even while the model is busy.
-                    chip.click(
-                        None, None, instruction, js=f"() => {preset!r}", api_visibility="private"
-                    )
-            run = gr.Button("Describe", variant="primary", elem_id="caption-run")
-            text = gr.Textbox(
-                label="What the model says",
-                lines=3,
-                interactive=False,
-                buttons=["copy"],
-                elem_id="caption-text",
-                elem_classes="answer",
-            )
-            timing = gr.Markdown(elem_id="caption-timing", elem_classes="meta")
-            with gr.Accordion("Decoding options", open=False, elem_id="caption-decoding"):
-                options = decoding_controls()
+    photo = panel.photo
+    instruction = gr.Textbox(
+        label="Instruction",
+        placeholder="Leave empty for a plain caption, or say what you want to read",
+        lines=2,
+        max_lines=6,
+        submit_btn=False,
+        elem_id="caption-instruction",
+    )
+    with gr.Row(elem_classes="chips"):
+        for label, preset in presets(models.blip2).items():
+            chip = gr.Button(label, size="sm", min_width=0, elem_classes="chip")
+            # In the browser alone: a chip answers at once even while the model is busy.
+            chip.click(None, None, instruction, js=f"() => {preset!r}", api_visibility="private")
+    with gr.Row(elem_classes="ask-row"):
+        run = gr.Button("Describe", variant="primary", scale=6, elem_id="caption-run")
+        stop = gr.Button("Stop", min_width=84, interactive=False, elem_id="caption-stop")
+    text = gr.Textbox(
+        label="What the model says",
+        lines=3,
+        interactive=False,
+        buttons=["copy"],
+        elem_id="caption-text",
+        elem_classes="answer",
+    )
+    status = gr.Markdown(label="About it", elem_id="caption-timing", elem_classes="meta")
+    candidates = gr.HTML(
+        label="All candidates", elem_id="caption-candidates", elem_classes="candidates"
+    )
+    with gr.Accordion("Decoding options", open=False, elem_id="caption-decoding"):
+        options = decoding_controls()
+    with gr.Accordion("Where it looked", open=False, elem_id="caption-looked"):
+        gr.HTML(
+            "<p>How much of each part of the photo the queries of the Q-Former took in; each "
+            "picture has a contrast of its own.</p>",
+            elem_classes="meta",
+        )
+        heat = gr.Gallery(
+            label="Where it looked",
+            show_label=False,
+            columns=3,
+            height="auto",
+            object_fit="contain",
+            interactive=False,
+            buttons=["fullscreen"],
+            elem_id="caption-heat",
+            elem_classes="photos",
+        )
+        look = gr.Button("Show where it looked", size="sm", elem_id="caption-look")
 
-    def caption(photo: Any, instruction: Any, *options: Any) -> Iterator[tuple[str, str]]:
+    # Names and defaults are those that programs see.
+    def caption(
+        request: gr.Request,
+        photo: Any,
+        instruction: Any = None,
+        strategy: Any = GREEDY,
+        candidates: Any = OPTIONS["candidates"].default,
+        num_beams: Any = OPTIONS["num_beams"].default,
+        temperature: Any = OPTIONS["temperature"].default,
+        top_p: Any = OPTIONS["top_p"].default,
+        min_new_tokens: Any = OPTIONS["min_new_tokens"].default,
+        max_new_tokens: Any = OPTIONS["max_new_tokens"].default,
+        length_penalty: Any = OPTIONS["length_penalty"].default,
+        repetition_penalty: Any = OPTIONS["repetition_penalty"].default,
+    ) -> Iterator[Step]:
         """Describe a photo, following an instruction if there is one."""
-        yield from stream_caption(models.blip2, photo, instruction, *options)
+        options = (
+            strategy,
+            candidates,
+            num_beams,
+            temperature,
+            top_p,
+            min_new_tokens,
+            max_new_tokens,
+            length_penalty,
+            repetition_penalty,
+        )
+        visitor = visitors.of(request)
+        yield from stream_caption(models.blip2, visitor, kept, photo, instruction, *options)
 
-    describing = gr.on(
-        [run.click, instruction.submit],
-        caption,
-        [photo, instruction, *options],
-        [text, timing],
+    describing: dict[str, Any] = {
+        "fn": caption,
+        "inputs": [photo, instruction, *options],
+        "outputs": [text, status, candidates],
+        "preprocess": False,
+        "show_progress": "minimal",
+        "show_progress_on": text,
+        "trigger_mode": "once",
+        **MODEL_QUEUE,
+    }
+    started = [run.click, instruction.submit, panel.describe.click]
+    with stopped_by(stop, started) as running:
+        running.append(gr.on(started, api_name="caption", **describing))
+
+    def caption_after(event: Dependency) -> None:
+        with stopped_by(stop, [event.then]) as running:
+            running.append(event.then(api_visibility="private", **describing))
+
+    def where_it_looked(photo: Any, instruction: Any = None) -> list[tuple[Any, str]]:
+        """Show where the queries looked, as pictures."""
+        return look_at(models.blip2, photo, instruction)
+
+    look.click(
+        where_it_looked,
+        [photo, instruction],
+        heat,
         preprocess=False,
         show_progress="minimal",
-        show_progress_on=text,
-        api_name="caption",
+        trigger_mode="once",
+        api_name="attention",
         **MODEL_QUEUE,
     )
+    # In the browser alone, so that it comes before the first words about the new photo.
     photo.change(
-        lambda: ("", ""),
         None,
-        [text, timing],
+        None,
+        [text, status, candidates, heat],
+        js="() => ['', '', '', []]",
         queue=False,
         show_progress="hidden",
         api_visibility="private",
-        cancels=[describing],  # the words still to come are about the photo before
     )
+    return caption_after
 
 
 def stream_caption(
-    blip2: "Blip2", photo: Any, instruction: Any, *options: Any
-) -> Iterator[tuple[str, str]]:
+    blip2: "Blip2",
+    visitor: Visitor,
+    kept: KeptTexts,
+    photo: Any,
+    instruction: Any,
+    *options: Any,
+) -> Iterator[Step]:
     """Describe a photo piece by piece.
 
     Parameters
     ----------
     blip2 : Blip2
         The model.
+    visitor : Visitor
+        Once they have another photo, the words about this one end.
+    kept : KeptTexts
+        Looked into first, where the text does not depend on chance.
     photo, instruction : Any
         What the visitor sent, raw.
     *options : Any
@@ -106,8 +210,8 @@ def stream_caption(
 
     Yields
     ------
-    str, str
-        The text so far, and the time that it took.
+    str, str, str
+        The text so far, a line about it, and, where several were asked for, all of them as HTML.
 
     Raises
     ------
@@ -116,19 +220,113 @@ def stream_caption(
     """
     with sentences():
         prompt = received_text(instruction, "instruction", default="")
-        decoding = read_decoding(*options)
-        picture = received_photo(photo)
+        number, decoding = read_decoding(*options)
+        path, _ = received_file(photo)
+        if not visitor.comes_to(path):
+            yield "", "", ""
+            return
         start = perf_counter()
+        key = kept.key(path, prompt, decoding)
+        if number == 1 and (text := kept.get(key)) is not None:
+            yield text, f"{word_count(text)}, written before", ""
+            return
+        picture = open_received(path)
+        yield "", "Looking at the photo ...", ""
+        if number > 1:
+            found = blip2.candidates(picture, prompt, number, **decoding)
+            took = f"{perf_counter() - start:.1f} s"
+            best = found[0][0]
+            yield best, f"{took}, the best of {len(found)}", candidates_html(found, decoding)
+            return
         text, first = "", 0.0
-        yield text, "Looking at the photo ..."
         with closing(blip2.stream(picture, prompt, **decoding)) as pieces:
             for piece in pieces:
-                first = first or perf_counter() - start
-                text += piece
-                yield text.lstrip(), "Writing ..."
+                if not visitor.wants(path):
+                    yield "", "", ""
+                    return
+                if piece:
+                    first = first or perf_counter() - start
+                    text += piece
+                    yield text.lstrip(), "Writing ...", ""
         text = text.strip()
         if not text:
-            yield text, "The model found no words for this; try another instruction."
+            yield text, "The model found no words for this; try another instruction.", ""
             return
+        kept.keep(key, text)
         took = f"{perf_counter() - start:.1f} s, first word after {first:.1f} s"
-        yield text, f"{took}, {len(text.split())} words"
+        yield text, f"{took}, {word_count(text)}", ""
+
+
+def word_count(text: str) -> str:
+    """Return how many words a text has, in words."""
+    count = len(text.split())
+    return f"{count} word{'s' * (count != 1)}"
+
+
+def candidates_html(found: list[tuple[str, float]], decoding: dict[str, Any]) -> str:
+    """Return several texts with their scores, as HTML; bars compare them with the best.
+
+    Parameters
+    ----------
+    found : list of (str, float)
+        Texts with their scores, the best first; see `blip2.Blip2.candidates`.
+    decoding : dict
+        How they were decoded.
+    """
+    by_token = not decoding.get("num_beams") or decoding.get("length_penalty") == 1.0
+    meaning = "log-probability of a token, on average" if by_token else "score of the beam"
+    rows = "".join(
+        f'<li><span class="text">{html.escape(text)}</span>'
+        f'<span class="score">{score:.2f}</span>'
+        f'<span class="bar" style="width:{100 * math.exp(min(0.0, score - found[0][1])):.0f}%">'
+        "</span></li>"
+        for text, score in found
+    )
+    return f"<ol>{rows}</ol><p>Scores: {meaning}; nearer to 0 is likelier.</p>"
+
+
+def look_at(blip2: "Blip2", photo: Any, instruction: Any) -> list[tuple[Any, str]]:
+    """Draw where the queries looked.
+
+    Parameters
+    ----------
+    blip2 : Blip2
+        The model.
+    photo, instruction : Any
+        What the visitor sent, raw.
+
+    Returns
+    -------
+    list of (PIL.Image.Image, str)
+        See `demo.heat.heat_maps`.
+
+    Raises
+    ------
+    gr.Error
+        If the photo or the instruction cannot be used.
+    """
+    from demo.heat import heat_maps
+
+    with sentences():
+        prompt = received_text(instruction, "instruction", default="")
+        path, _ = received_file(photo)
+        return heat_maps(blip2, open_received(path), prompt)
+
+
+def caption_samples(blip2: "Blip2", kept: KeptTexts, samples: list[Path]) -> None:
+    """Write plain captions of the samples, so that their visitors need not wait.
+
+    Parameters
+    ----------
+    blip2 : Blip2
+        The model.
+    kept : KeptTexts
+        Keeps them.
+    samples : list of Path
+        Photos that the page offers.
+    """
+    _, decoding = read_decoding(GREEDY, *(option.default for option in OPTIONS.values()))
+    for sample in samples:
+        key = kept.key(sample, "", decoding)
+        if kept.get(key) is None:
+            kept.keep(key, blip2.caption(sample, **decoding))

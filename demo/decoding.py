@@ -25,8 +25,8 @@ class Option:
         What the visitor reads.
     low, high, default, step : float
         Its range; a whole ``step`` makes it a whole number.
-    only : str, optional
-        The strategy that it belongs to; None if to all.
+    only : tuple of str
+        The strategies that it belongs to; none if to all.
     """
 
     label: str
@@ -35,7 +35,11 @@ class Option:
     high: float
     default: float
     step: float
-    only: str | None = None
+    only: tuple[str, ...] = ()
+
+    def applies(self, strategy: str) -> bool:
+        """Tell whether a strategy knows this option."""
+        return not self.only or strategy in self.only
 
     def read(self, value: Any) -> int | float:
         """Return a received value as a number within the range, or raise `UserError`."""
@@ -48,19 +52,25 @@ class Option:
         return int(value) if self.step == int(self.step) else float(value)
 
 
+CANDIDATES = "candidates"  # the one option that is not of `blip2.decoding.Decoding`
 OPTIONS = {
-    "num_beams": Option("Beams", "Sentences followed side by side", 2, 10, 5, 1, BEAM),
-    "temperature": Option("Temperature", "Higher is bolder", 0.1, 2.0, 1.0, 0.05, NUCLEUS),
-    "top_p": Option("Top-p", "Share of likely words to draw from", 0.05, 1.0, 0.9, 0.05, NUCLEUS),
-    "max_new_tokens": Option("Maximum length", "In tokens, about ¾ of a word", 4, 120, 30, 1),
+    CANDIDATES: Option("Candidates", "Texts to choose from", 1, 5, 1, 1, (BEAM, NUCLEUS)),
+    "num_beams": Option("Beams", "Sentences followed side by side", 2, 10, 5, 1, (BEAM,)),
+    "temperature": Option("Temperature", "Higher is bolder", 0.1, 2.0, 1.0, 0.05, (NUCLEUS,)),
+    "top_p": Option("Top-p", "Share of likely words to draw", 0.05, 1.0, 0.9, 0.05, (NUCLEUS,)),
+    "min_new_tokens": Option("Minimum length", "In tokens, about ¾ of a word", 1, 60, 1, 1),
+    "max_new_tokens": Option("Maximum length", "In tokens", 4, 120, 30, 1),
+    "length_penalty": Option(
+        "Length penalty", "Above 0 favours long", -2.0, 3.0, 1.0, 0.1, (BEAM,)
+    ),
     "repetition_penalty": Option(
-        "Repetition penalty", "Above 1 it avoids saying things twice", 1.0, 2.0, 1.0, 0.05
+        "Repetition penalty", "Above 1 avoids saying things twice", 1.0, 2.0, 1.0, 0.05
     ),
 }
 
 
 def decoding_controls() -> list[gr.components.Component]:
-    """Lay out the controls.
+    """Lay out the controls; what does not apply to the chosen strategy is disabled.
 
     Returns
     -------
@@ -74,25 +84,27 @@ def decoding_controls() -> list[gr.components.Component]:
         info=STRATEGIES[GREEDY],
         elem_id="decoding-strategy",
     )
-    sliders = {
-        name: gr.Slider(
-            option.low,
-            option.high,
-            value=option.default,
-            step=option.step,
-            label=option.label,
-            info=option.info,
-            visible=option.only is None,
-            buttons=[],
-            elem_id=f"decoding-{name.replace('_', '-')}",
-        )
-        for name, option in OPTIONS.items()
-    }
+    with gr.Row(elem_classes="options"):
+        sliders = {
+            name: gr.Slider(
+                option.low,
+                option.high,
+                value=option.default,
+                step=option.step,
+                label=option.label,
+                info=option.info,
+                interactive=option.applies(GREEDY),
+                buttons=[],
+                min_width=220,
+                elem_id=f"decoding-{name.replace('_', '-')}",
+            )
+            for name, option in OPTIONS.items()
+        }
     depending = [name for name, option in OPTIONS.items() if option.only]
 
     def follow(chosen: str) -> list[Any]:
-        shown = [gr.Slider(visible=OPTIONS[name].only == chosen) for name in depending]
-        return [gr.Radio(info=STRATEGIES[chosen]), *shown]
+        sliders = [gr.Slider(interactive=OPTIONS[name].applies(chosen)) for name in depending]
+        return [gr.Radio(info=STRATEGIES[chosen]), *sliders]
 
     strategy.input(
         follow,
@@ -105,7 +117,7 @@ def decoding_controls() -> list[gr.components.Component]:
     return [strategy, *sliders.values()]
 
 
-def read_decoding(strategy: Any, *values: Any) -> dict[str, Any]:
+def read_decoding(strategy: Any, *values: Any) -> tuple[int, dict[str, Any]]:
     """Turn the values of the controls into keywords for the model.
 
     Parameters
@@ -117,19 +129,29 @@ def read_decoding(strategy: Any, *values: Any) -> dict[str, Any]:
 
     Returns
     -------
-    dict
-        Keywords of `Blip2.stream`; options of the other strategies are left out.
+    int, dict
+        How many candidates are wanted, and keywords of `Blip2.stream`; options of the other
+        strategies are left out.
 
     Raises
     ------
     UserError
-        If a value is out of its range; those of other strategies are not looked at.
+        If a value is out of its range, or two do not go together; those of other strategies are
+        not looked at.
     """
     if strategy not in STRATEGIES:
         names = ", ".join(STRATEGIES)
         raise UserError(f"The decoding strategy is unknown; choose one of {names}.")
-    decoding: dict[str, Any] = {"do_sample": True} if strategy == NUCLEUS else {}
+    found: dict[str, Any] = {"do_sample": True} if strategy == NUCLEUS else {}
     for (name, option), value in zip(OPTIONS.items(), values, strict=True):
-        if option.only in (None, strategy):
-            decoding[name] = option.read(value)
-    return decoding
+        if option.applies(strategy):
+            found[name] = option.read(value)
+    candidates = found.pop(CANDIDATES, 1)
+    if strategy == BEAM and candidates > found["num_beams"]:
+        raise UserError(
+            f"{candidates} candidates need at least as many beams; there are "
+            f"{found['num_beams']}, so raise Beams or lower Candidates."
+        )
+    if found["min_new_tokens"] > found["max_new_tokens"]:
+        raise UserError("Minimum length is above Maximum length; lower it, or raise the other.")
+    return candidates, found

@@ -1,78 +1,32 @@
-"""The photos that the page searches: their index, copies of uploads, and thumbnails to show."""
+"""The photos that the page searches: those of its library and, beside them, those of a visit."""
 
-import hashlib
-import importlib.util
-import re
-import shutil
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+import os
+import tempfile
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from blip2.assets import cache_dir
 from blip2.errors import UserError
-from blip2.processing import FORMATS, PhotoError
-from demo.uploads import open_received
+from blip2.processing import clean_text
+from demo.filters import read_where
+from demo.found import Found, Shown, show_hits
+from demo.sources import library_folder, sample_photos
+from demo.thumbnails import Thumbnails
+from demo.together import Together
+from demo.visits import Refused, Visit, add_copies
 
 if TYPE_CHECKING:
     from blip2 import Blip2Retriever
-    from index import AddReport, Hit, PhotoIndex
+    from index import AddReport, Hit, PhotoIndex, Where
 
-THUMBNAIL = 720  # pixels, the longer side; also what a click enlarges
+__all__ = ["Found", "Library", "Shown", "Visit", "library_folder", "open_library", "sample_photos"]
+
 RERANKED = 32  # candidates that the slower matching looks at again
+JUDGED = 4  # best candidates by similarity that tell whether anything fits
 FIRST_SHOWN = 12
-# Photos that come with installed packages: public domain or free licences, nothing to download.
-SAMPLES = {
-    "skimage": [
-        "data/chelsea.png",
-        "data/astronaut.png",
-        "data/coffee.png",
-        "data/rocket.jpg",
-        "data/motorcycle_left.png",
-    ],
-    "gradio": [
-        f"media_assets/images/{name}.jpg" for name in ("cheetah", "cheetah1", "lion", "tower")
-    ],
-}
-_SUFFIX = {"JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif"}
-
-
-@dataclass(frozen=True)
-class Shown:
-    """A photo found, ready for the gallery.
-
-    Parameters
-    ----------
-    thumbnail : Path
-        A small copy, the only thing ever served.
-    name : str
-        Of the photo's file.
-    hit : Hit
-        Rank and scores.
-    """
-
-    thumbnail: Path
-    name: str
-    hit: "Hit"
-
-
-@dataclass
-class Found:
-    """What a search gave.
-
-    Parameters
-    ----------
-    shown : list of Shown
-        Best first.
-    lost : list of str
-        Names of photos that matched and can no longer be shown.
-    """
-
-    shown: list[Shown] = field(default_factory=list)
-    lost: list[str] = field(default_factory=list)
+MAX_UPLOADS = 10_000  # photos that visitors may add to the library for all
 
 
 class Library:
@@ -86,32 +40,82 @@ class Library:
         The index folder; uploads are kept in its folder ``uploads``.
     thumbnails : Path
         Folder for thumbnails.
-    first : list of Path
+    first : iterable of Path
         Photos to show before any search.
+    photos : Path, optional
+        The folder that was indexed; its folders are offered as a filter.
+    scratch : Path, optional
+        Folder for the private photos of visits, which must not be served; a temporary one that
+        goes with the process unless given.
     """
 
     def __init__(
-        self, index: "PhotoIndex", folder: Path, thumbnails: Path, first: Iterable[Path] = ()
+        self,
+        index: "PhotoIndex",
+        folder: Path,
+        thumbnails: Path,
+        first: Iterable[Path] = (),
+        photos: Path | None = None,
+        scratch: Path | None = None,
     ) -> None:
         self._index = index
-        self._uploads = folder / "uploads"
-        self._thumbnails = thumbnails
+        self._uploads = folder.absolute() / "uploads"
+        self._thumbnails = Thumbnails(thumbnails)
         self._first = list(first)
+        self._photos = None if photos is None else Path(os.path.abspath(photos))
+        self._folders: tuple[int, list[str]] = (-1, [])
+        self._temporary = None
+        if scratch is None:
+            self._temporary = tempfile.TemporaryDirectory(prefix="blip2-visits-")
+            scratch = Path(self._temporary.name)
+        self._scratch = scratch
 
     def __len__(self) -> int:
         return len(self._index)
 
-    def first(self) -> list[tuple[Path, str]]:
-        """Return thumbnails and names of photos to show before any search."""
-        shown = []
-        for path in self._first:
-            try:
-                shown.append((self.thumbnail(path), path.name))
-            except UserError:  # refused by the index too, which has said so
-                continue
-        return shown
+    def size(self, visit: Visit | None = None) -> int:
+        """Return the number of photos that a visitor can find."""
+        return len(self) + (0 if visit is None else len(visit))
 
-    def search(self, text: str, count: int, rerank: bool) -> Found:
+    def visit(self) -> Visit:
+        """Begin a visit; `Visit.close` it when the visitor leaves."""
+        return Visit(self._scratch, self._index.retriever, self._thumbnails.forget)
+
+    def first(self, visit: Visit | None = None) -> list[tuple[Path, str]]:
+        """Return thumbnails and names of photos to show before any search.
+
+        Parameters
+        ----------
+        visit : Visit, optional
+            Its photos come first, then other uploads, each the newest first.
+
+        Returns
+        -------
+        list of (Path, str)
+            At most `FIRST_SHOWN`, and no fewer unless the library has fewer.
+        """
+        from index.lookup import newest_files
+
+        newest = newest_files(self._index.folder, 2 * FIRST_SHOWN)
+        uploads = [path for path in newest if self._uploads in path.parents]
+        own = [] if visit is None else visit.newest(FIRST_SHOWN)
+        paths = list(dict.fromkeys([*own, *uploads, *self._first, *newest]))
+        made = self._thumbnails.make_all(paths[: 2 * FIRST_SHOWN])
+        if self._forget_closed(visit):
+            return self.first()
+        # Those refused by the index have no thumbnail either; it has said so.
+        shown = [(small, path.name) for small, path in zip(made, paths, strict=False) if small]
+        return shown[:FIRST_SHOWN]
+
+    def search(
+        self,
+        text: str,
+        count: int,
+        rerank: bool,
+        where: "Where | None" = None,
+        visit: Visit | None = None,
+        fold: bool = True,
+    ) -> Found:
         """Find photos by words.
 
         Parameters
@@ -122,28 +126,91 @@ class Library:
             Photos at most.
         rerank : bool
             Look at the best candidates again with the slower matching.
+        where : Where, optional
+            Only among these files; see `where`.
+        visit : Visit, optional
+            Look among its photos, too.
+        fold : bool
+            Show of photos that are nearly the same the first alone.
 
         Returns
         -------
         Found
+
+        Raises
+        ------
+        UserError
+            If the text is empty or too long.
         """
-        found = Found()
-        candidates = max(count, RERANKED) if rerank else 0
-        for hit in self._index.search(text, k=count, rerank=candidates):
-            try:
-                if hit.missing:
-                    raise PhotoError("It was deleted.")
-                found.shown.append(Shown(self.thumbnail(hit.path), hit.path.name, hit))
-            except UserError:  # deleted or damaged since it was indexed: the page says so
-                found.lost.append(hit.path.name)
+        from index.rerank import match_hits, rerank_hits
+
+        retriever = self._index.retriever
+        text = clean_text(text, "search text")
+        query = retriever.embed_texts([text])[0].numpy()  # [d]
+        together = Together(self._index, visit)
+
+        def more(asked: int) -> list["Hit"]:
+            return together.nearest(query, asked, where)
+
+        hits = more(max(2 * count, RERANKED))
+        there = [hit for hit in hits if not hit.missing]
+        head = rerank_hits(retriever, hits[: max(count, RERANKED)], text) if rerank else []
+        judged = head if rerank else match_hits(retriever, there[:JUDGED], text)
+        found = self._show(hits, head, count, more, visit, fold)
+        found.judge(judged, retriever.temperature)
         return found
+
+    def similar(
+        self,
+        photo: Image.Image | Path | str,
+        count: int,
+        where: "Where | None" = None,
+        visit: Visit | None = None,
+        fold: bool = True,
+    ) -> Found:
+        """Find photos that are like one.
+
+        Parameters
+        ----------
+        photo : PIL.Image.Image, Path or str
+            A photo; or a thumbnail of this library, or its name: the photo that it shows is not
+            read again, and not among what is found.
+        count : int
+            Photos at most.
+        where, visit, fold
+            As for `search`.
+
+        Returns
+        -------
+        Found
+
+        Raises
+        ------
+        UserError
+            If it is a thumbnail of no photo that this visitor can find.
+        """
+        together, known = Together(self._index, visit), None
+        if isinstance(photo, Image.Image):
+            query = self._index.retriever.embed_images([photo])[0].numpy()  # [Q, d]
+        else:
+            path = self.original(Path(photo))
+            kept = None if path is None else together.kept(path)
+            if kept is None:
+                raise UserError("This photo is no longer in the library; search again.")
+            known, query = kept
+
+        def more(asked: int) -> list["Hit"]:
+            return together.nearest(query, asked, where, known)
+
+        return self._show(more(max(2 * count, RERANKED)), [], count, more, visit, fold)
 
     def add(
         self,
         files: Iterable[tuple[Path, str]],
         progress: Callable[[int, int], None] | None = None,
-    ) -> tuple["AddReport", list[tuple[str, str]]]:
-        """Add received photos; copies are kept in the library's folder.
+        visit: Visit | None = None,
+    ) -> tuple["AddReport", Refused]:
+        """Add received photos, of which clean copies are kept.
 
         Parameters
         ----------
@@ -151,69 +218,94 @@ class Library:
             Where each lies, and its name.
         progress : callable, optional
             Called as (photos done, photos in all).
+        visit : Visit, optional
+            Add them to it, where nobody else finds them; otherwise to the library for all.
 
         Returns
         -------
         AddReport, list of (str, str)
             What the index did; names of refused files, each with the reason.
-        """
-        refused: list[tuple[str, str]] = []
-        kept: dict[Path, str] = {}
-        for path, name in files:
-            try:
-                kept[self._keep(path, name)] = name
-            except UserError as error:
-                refused.append((name, str(error)))
-        report = self._index.add(list(kept), progress=progress)
-        refused += [(kept.get(path, path.name), reason) for path, reason in report.refused]
-        return report, refused
-
-    def thumbnail(self, path: Path) -> Path:
-        """Return a small copy of a photo, made now if there is none yet.
-
-        Parameters
-        ----------
-        path : Path
-            The photo.
-
-        Returns
-        -------
-        Path
-            A JPEG file, at most `THUMBNAIL` pixels on its longer side.
 
         Raises
         ------
         UserError
-            If the photo is gone or damaged.
+            If these are more photos than there may be, or the visit has ended.
         """
-        try:
-            state = path.stat()
-        except OSError:
-            raise PhotoError(f"The photo {path.name} is no longer there.") from None
-        key = f"{path}|{state.st_size}|{state.st_mtime_ns}"
-        small = self._thumbnails / f"{hashlib.sha256(key.encode(errors='replace')).hexdigest()}.jpg"
-        if not small.exists():
-            photo = open_received(path)
-            photo.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
-            self._thumbnails.mkdir(parents=True, exist_ok=True)
-            with _aside(small) as part:
-                photo.save(part, "JPEG", quality=86)
-        return small
+        from index.lookup import kept_photo, known_contents
 
-    def _keep(self, path: Path, name: str) -> Path:
-        """Copy a received photo, once it has proved to be one, to a name that is safe anywhere."""
-        open_received(path)
-        with Image.open(path, formats=FORMATS) as header:
-            suffix = _SUFFIX.get(header.format, f".{header.format.lower()}")
-        stem = re.sub(r"[^\w-]+", "-", Path(name).stem).strip("-")[:60] or "photo"
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()[:12]
-        kept = self._uploads / digest / f"{stem}{suffix}"
-        if not kept.exists():
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            with _aside(kept) as part:
-                shutil.copyfile(path, part)
-        return kept
+        files = list(files)
+        index = self._index.folder
+
+        def known(digest: str) -> bool:
+            return bool(known_contents(index, [digest]))
+
+        def known_to_all(digest: str) -> bool:
+            copies = (self._uploads / digest).glob("*.jpg")
+            return known(digest) or any(kept_photo(index, copy) for copy in copies)
+
+        if visit is not None:
+            return visit.add(files, progress, known_to_all)
+        there = len(os.listdir(self._uploads)) if self._uploads.is_dir() else 0
+        if there + len(files) > MAX_UPLOADS:
+            raise UserError(
+                f"The library takes at most {MAX_UPLOADS:,} photos of visitors and has "
+                f"{there:,} already; ask whoever runs it to remove some."
+            )
+        return add_copies(self._index, files, self._uploads, progress, known)
+
+    def thumbnail(self, path: Path) -> Path:
+        """Return a small copy of a photo; see `demo.thumbnails.Thumbnails.make`."""
+        return self._thumbnails.make(path)
+
+    def thumbnail_named(self, name: str) -> Path | None:
+        """Return the thumbnail of this name, None if no photo of this library has it."""
+        return self._thumbnails.named(name)
+
+    def original(self, thumbnail: Path) -> Path | None:
+        """Return the photo that a thumbnail shows, None if it is none of this library."""
+        return self._thumbnails.original(thumbnail)
+
+    def folders(self) -> list[str]:
+        """Return the names of the folders directly under the indexed one that hold photos."""
+        from index.lookup import filled_folders
+
+        size = len(self)
+        if self._photos is not None and self._folders[0] != size:
+            found = filled_folders(self._index.folder, self._photos)
+            # A name that is no Unicode could not be sent to a browser.
+            names = [path.name for path in found if path.name.isprintable()]
+            self._folders = (size, names)
+        return self._folders[1]
+
+    def where(
+        self, name: str = "", since: str = "", until: str = "", folder: str = ""
+    ) -> "Where | None":
+        """Read the controls that narrow a search; see `demo.filters.read_where`."""
+        return read_where(name, since, until, folder, self.folders(), self._photos)
+
+    def _show(
+        self,
+        hits: list["Hit"],
+        head: list["Hit"],
+        count: int,
+        more: Callable[[int], list["Hit"]],
+        visit: Visit | None,
+        fold: bool,
+    ) -> Found:
+        embeddings_of = Together(self._index, visit).embeddings_of if fold else None
+        found = show_hits(hits, head, count, more, embeddings_of, self._thumbnails)
+        if self._forget_closed(visit):
+            names = {hit.path.name for hit in hits if visit.holds(hit.path)}
+            found.shown = [one for one in found.shown if not visit.holds(one.hit.path)]
+            found.lost = [name for name in found.lost if name not in names]
+        return found
+
+    def _forget_closed(self, visit: Visit | None) -> bool:
+        """Delete thumbnails made of a visit that ended meanwhile."""
+        if visit is None or not visit.closed:
+            return False
+        self._thumbnails.forget(visit.folder)
+        return True
 
 
 def open_library(
@@ -222,6 +314,7 @@ def open_library(
     folder: Path | None,
     thumbnails: Path,
     progress: Callable[[int, int], None] | None = None,
+    scratch: Path | None = None,
 ) -> tuple[Library, "AddReport"]:
     """Open the library of the page, indexing what is new.
 
@@ -237,6 +330,8 @@ def open_library(
         Folder for thumbnails.
     progress : callable, optional
         Called as (photos done, photos in all).
+    scratch : Path, optional
+        Folder for private photos; see `Library`.
 
     Returns
     -------
@@ -262,47 +357,4 @@ def open_library(
     index = opened(folder, retriever)
     report = index.add(sources, progress=progress)
     first = find_photos(sources)[0][:FIRST_SHOWN]
-    return Library(index, folder, thumbnails, first), report
-
-
-def library_folder(photos: Path | None, fingerprint: str) -> Path:
-    """Return where the index of a folder of photos is kept, for one retriever.
-
-    Parameters
-    ----------
-    photos : Path, optional
-        The folder; None for the sample photos.
-    fingerprint : str
-        Of the retriever: an index belongs to exactly one.
-
-    Returns
-    -------
-    Path
-        In the cache of blip2; it need not exist.
-    """
-    from index.manifest import FORMAT  # an index of another format is built anew beside the old
-
-    place = str(photos.resolve()) if photos else "samples"
-    name = re.sub(r"[^\w-]+", "-", photos.resolve().name if photos else "samples")[:40]
-    digest = hashlib.sha256(f"{place}|{fingerprint}|{FORMAT}".encode(errors="replace")).hexdigest()[
-        :16
-    ]
-    return cache_dir() / "libraries" / f"{name}-{digest}"
-
-
-def sample_photos() -> list[Path]:
-    """Return the photos that come with installed packages, without importing them."""
-    found = []
-    for package, names in SAMPLES.items():
-        spec = importlib.util.find_spec(package)
-        for home in spec.submodule_search_locations or () if spec else ():
-            found += [path for name in names if (path := Path(home, name)).is_file()]
-    return found
-
-
-@contextmanager
-def _aside(path: Path) -> Iterator[Path]:
-    """Give a name to write to, renamed once it is whole."""
-    part = path.with_name(f".{path.name}.part")
-    yield part
-    part.replace(path)
+    return Library(index, folder, thumbnails, first, photos, scratch), report

@@ -6,6 +6,9 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
 
+from blip2.errors import UserError
+from demo.failures import lacks_memory
+
 if TYPE_CHECKING:
     from blip2 import Blip2, Blip2Retriever
 
@@ -35,7 +38,17 @@ class Models:
             Path(model.name).name if Path(model.name).is_dir() else model.name
             for model in (self.blip2, self.retriever)
         ]
-        return f"{' and '.join(names)} on {self.blip2.device}"
+        return f"{' and '.join(names)} on {place_of(self.blip2)}"
+
+
+def place_of(model: "Blip2") -> str:
+    """Return where a model runs, as people call it."""
+    device = str(model.device)
+    if device.startswith("cuda"):
+        import torch
+
+        return f"{torch.cuda.get_device_name(device)} ({device})"
+    return {"cpu": "the processor (no GPU)", "mps": "the Apple GPU"}.get(device, device)
 
 
 def load_models(
@@ -46,6 +59,8 @@ def load_models(
     say: Callable[[str], None] = print,
 ) -> Models:
     """Load both models and say how it goes.
+
+    On ZeroGPU, where a GPU is lent for seconds, their methods borrow one (see `demo.zerogpu`).
 
     Parameters
     ----------
@@ -65,16 +80,27 @@ def load_models(
     Raises
     ------
     UserError
-        If one cannot be had.
+        If one cannot be had, or does not fit into memory.
     """
+    from demo.zerogpu import find_gpu, lent  # before torch, which it changes
+
+    gpu = find_gpu()
     from blip2 import Blip2, Blip2Retriever  # late: this imports torch and transformers
 
-    say(f"Loading {model} ...")
-    start = perf_counter()
-    blip2 = Blip2.from_pretrained(model, device=device, quantize=quantize)
-    say(f"Loaded {blip2.name} on {blip2.device} in {perf_counter() - start:.1f} s.")
-    say(f"Loading {retriever} ...")
-    start = perf_counter()
-    finder = Blip2Retriever.from_pretrained(retriever, device=device)
-    say(f"Loaded {finder.name} in {perf_counter() - start:.1f} s.")
-    return Models(blip2, finder)
+    def load(kind: type, name: str, **options: str | None) -> "Blip2 | Blip2Retriever":
+        say(f"Loading {name} ...")
+        start = perf_counter()
+        try:
+            loaded = kind.from_pretrained(name, device=device, **options)
+        except Exception as error:
+            if not lacks_memory(error):
+                raise
+            raise UserError(
+                f"There is not enough memory for {name}; load a smaller model, or start with "
+                "--quantize 8bit or 4bit, or --device cpu."
+            ) from error
+        say(f"Loaded {loaded.name} on {place_of(loaded)} in {perf_counter() - start:.1f} s.")
+        return loaded
+
+    models = load(Blip2, model, quantize=quantize), load(Blip2Retriever, retriever)
+    return Models(*(lent(loaded, gpu) for loaded in models) if gpu else models)

@@ -92,7 +92,7 @@ def theme() -> gr.themes.Base:
 # give them; names from inside Gradio's components are kept few.
 CSS = """
 .gradio-container {
-  width: 100% !important; max-width: 1160px !important; margin: 0 auto !important;
+  width: 100% !important; max-width: 1240px !important; margin: 0 auto !important;
 }
 .gradio-container > .main { padding: 16px clamp(14px, 3vw, 32px); }
 .gradio-container .prose p { margin: 0; }
@@ -104,21 +104,25 @@ CSS = """
 #masthead .running { margin-left: auto; font-size: var(--text-sm); }
 .dark button[role="tab"][aria-selected="true"] { color: var(--primary-400); }
 
-/* A photo stands on a quiet ground, whole. */
+/* The photo beside the tabs; on a narrow page above them, and below the search. */
+#desk { gap: clamp(16px, 3vw, 32px); }
+#photo-panel { gap: 12px; }
 .photo-box .image-container { background: var(--stage); }
 .photo-box .source-selection { background: var(--block-background-fill); }
 :root { --stage: #f4f4f5; }
 :root.dark, .dark { --stage: #111113; }
+.deeds { gap: 8px; flex-wrap: nowrap; }
+.deeds button { padding: 8px 6px; font-weight: 500; }
 
-/* Samples: one even row of squares, two on a telephone. */
-[id$="-samples"] .gallery {
-  display: grid; grid-template-columns: repeat(auto-fill, minmax(52px, 1fr)); gap: 8px;
+/* Samples: one even row of squares. */
+#photo-samples .gallery {
+  display: grid; grid-template-columns: repeat(9, minmax(0, 1fr)); gap: 6px;
 }
-[id$="-samples"] .gallery-item { width: 100%; min-width: 0; aspect-ratio: 1; padding: 0; }
-[id$="-samples"] .gallery-item :is(span, .container) { display: block; width: 100%; height: 100%; }
-[id$="-samples"] .gallery-item .container { max-width: none; max-height: none; }
-[id$="-samples"] .gallery-item img { width: 100%; height: 100%; object-fit: cover; }
-[id$="-samples"] .label svg { display: none; }
+#photo-samples .gallery-item { width: 100%; min-width: 0; aspect-ratio: 1; padding: 0; }
+#photo-samples .gallery-item :is(span, .container) { display: block; width: 100%; height: 100%; }
+#photo-samples .gallery-item .container { max-width: none; max-height: none; }
+#photo-samples .gallery-item img { width: 100%; height: 100%; object-fit: cover; }
+#photo-samples .label svg { display: none; }
 
 /* Short texts to click. */
 .chips { flex-wrap: wrap; gap: 8px; }
@@ -131,12 +135,42 @@ CSS = """
 .ask-row > .block { min-width: 0 !important; }
 .ask-row > button { flex: 0 0 auto; }
 
+.quiet-row { justify-content: flex-end; gap: 8px; flex-wrap: wrap; }
+.quiet-row button { flex: 0 0 auto; width: auto; }
+.chosen { align-items: center; gap: 8px; flex-wrap: wrap; }
+.chosen > .block { flex: 1 1 140px; min-width: 0 !important; width: auto; }
+.chosen button { flex: 0 0 auto; width: auto; }
+.options > .form {
+  display: grid; gap: 18px 32px;
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, 230px), 1fr));
+}
+.options .block:has(input:disabled) { opacity: 0.5; }
+
+/* Texts with a score and a bar. */
+.candidates ol { margin: 0; padding: 0; list-style: none; display: grid; gap: 8px; }
+.candidates li {
+  position: relative; display: flex; gap: 12px; justify-content: space-between;
+  padding: 8px 0 10px; border-bottom: 1px solid var(--border-color-primary);
+}
+.candidates .text { overflow-wrap: anywhere; }
+.candidates .score { font-variant-numeric: tabular-nums; color: var(--body-text-color-subdued); }
+.candidates .bar {
+  position: absolute; left: 0; bottom: -1px; height: 3px; border-radius: 2px;
+  background: var(--slider-color);
+}
+.candidates p {
+  margin-top: 8px !important; font-size: var(--text-sm); color: var(--body-text-color-subdued);
+}
+button:disabled { cursor: not-allowed; opacity: 0.45; }
+.candidates:not(:has(ol)), #chat-status:not(:has(p)), #caption-heat:not(:has(img)) {
+  display: none;
+}
+
 .answer textarea { font-size: 1.0625rem; line-height: 1.55; }
 .meta p {
   color: var(--body-text-color-subdued); font-size: var(--text-sm); overflow-wrap: anywhere;
 }
 .meta { min-height: 1.4em; margin: -4px 0; }
-.quiet { align-self: flex-end; width: auto; }
 #chat-history [aria-label="Clear"] { display: none; }  /* "Start over" does it in words */
 .dark input[type="range"] { --neutral-200: var(--neutral-700); }
 #search-rerank { min-width: min(240px, 100%) !important; }
@@ -157,23 +191,28 @@ CSS = """
 .report ul { margin: 6px 0 0; padding-left: 1.2em; list-style: disc; }
 .report li { margin: 2px 0; overflow-wrap: anywhere; }
 
-/* The gallery is as high as its photos; captions span them. */
-#search-gallery .grid-wrap { max-height: none; height: auto; overflow: visible; padding: 8px; }
-#search-gallery:has(.preview) .grid-wrap { height: min(70vh, 560px); overflow: hidden; }
-#search-gallery .grid-container {
-  grid-template-columns: repeat(auto-fill, minmax(min(46%, 200px), 1fr)); gap: 8px;
+/* A gallery is as high as its photos; captions span them. */
+.photos .grid-wrap { max-height: none; height: auto; overflow: visible; padding: 8px; }
+.photos:has(.preview) .grid-wrap { height: min(70vh, 560px); overflow: hidden; }
+.photos .grid-container {
+  grid-template-columns: repeat(auto-fill, minmax(min(46%, 170px), 1fr)); gap: 8px;
 }
-#search-gallery .thumbnail-item .caption-label {
+.photos .thumbnail-item .caption-label {
   inset: auto 0 0 0; max-width: none; padding: 4px 8px; border: 0; border-radius: 0;
   text-align: left; background: rgb(255 255 255 / 92%); color: #27272a;
 }
-.dark #search-gallery .thumbnail-item .caption-label {
+.dark .photos .thumbnail-item .caption-label {
   background: rgb(24 24 27 / 90%); color: #e4e4e7;
 }
 
 /* Gradio makes these rules hold within the page's content alone, so not for the footer. */
 @media (max-width: 640px) {
   #masthead .running { margin-left: 0; }
+  #desk { flex-direction: column; }
+  #photo { height: 240px !important; }
+  .chosen > .block { flex-basis: 100%; }
+  .chosen button { flex: 1 1 auto; }
+  #desk:has(#tab-search-button[aria-selected="true"]) #photo-panel { order: 2; }
 }
 footer { gap: 16px; font-size: var(--text-sm); }
 footer .divider { display: none !important; }

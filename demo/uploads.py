@@ -1,38 +1,21 @@
-"""What visitors send: opened here and nowhere else, and refused in one sentence.
+"""What visitors send: taken as it comes, opened in a process apart, refused in one sentence.
 
 The events of the page take their inputs raw (``preprocess=False``): Gradio's own opening of a photo
-knows no pixel limit and no list of formats, and fails without a sentence. It has checked by then
-that a path leads into its upload folder.
+knows no pixel limit and no list of formats, and fails without a sentence. Nor can its check be
+relied on that a path leads into its upload folder: it looks at files that a request calls files.
 """
 
-import html
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import gradio as gr
+from gradio.utils import get_upload_folder
 from PIL import Image
 
 from blip2.errors import UserError
-from blip2.processing import FORMATS, clean_text, open_photo
+from blip2.processing import clean_text
+from demo.decoder import decoders
 
 MAX_UPLOAD = "25mb"  # of one file; enforced while it is received
-_SHOWN_BY_BROWSERS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "MPO")
-
-
-@contextmanager
-def sentences() -> Iterator[None]:
-    """Show the visitor the sentence of a `UserError`.
-
-    A failure of ours is told as such, with its traceback on the terminal and not in the page.
-    """
-    try:
-        yield
-    except UserError as error:
-        raise gr.Error(html.escape(str(error), quote=False), print_exception=False) from error
-    except Exception as error:
-        raise gr.Error("This failed inside the app; its terminal says why.") from error
 
 
 def received_file(upload: Any) -> tuple[Path, str]:
@@ -51,15 +34,19 @@ def received_file(upload: Any) -> tuple[Path, str]:
     Raises
     ------
     UserError
-        If there is none, or if it came as text within the request instead of as a file.
+        If there is none, if it came as text within the request instead of as a file, or if it
+        names a file that was never received.
     """
     if not upload:
         raise UserError("There is no photo yet; choose one first.")
-    path = upload.get("path") if isinstance(upload, dict) else None
-    if not path:
+    given = upload.get("path") if isinstance(upload, dict) else None
+    if not given or not isinstance(given, str) or "\0" in given:
         raise UserError("The photo did not come as a file; upload it as a file.")
-    name = Path(str(upload.get("orig_name") or path).replace("\\", "/")).name
-    return Path(path), name
+    path, home = Path(given).resolve(), Path(get_upload_folder()).resolve()
+    if home not in path.parents:
+        raise UserError("The photo did not come as a file; upload it as a file.")
+    name = Path(str(upload.get("orig_name") or given).replace("\\", "/")).name
+    return path, name
 
 
 def received_photo(upload: Any) -> Image.Image:
@@ -73,7 +60,7 @@ def received_photo(upload: Any) -> Image.Image:
     Returns
     -------
     PIL.Image.Image
-        As `blip2.processing.open_photo` returns it.
+        As `demo.decoder.Decoders.open` returns it.
 
     Raises
     ------
@@ -85,12 +72,7 @@ def received_photo(upload: Any) -> Image.Image:
 
 def open_received(path: Path) -> Image.Image:
     """Open a received file as a photo; errors say "the given photo", not where it lies."""
-    try:
-        file = path.open("rb")
-    except FileNotFoundError:
-        raise UserError("The photo is no longer here; upload it again.") from None
-    with file:
-        return open_photo(file)
+    return decoders().open(path)
 
 
 def received_text(text: Any, what: str, default: str | None = None) -> str:
@@ -119,91 +101,29 @@ def received_text(text: Any, what: str, default: str | None = None) -> str:
     return clean_text(text or "", what, default)
 
 
-def photo_box(samples: list[Path], name: str) -> gr.Image:
-    """Lay out a box for a photo, samples to try, and a line that says why one was refused.
+def received_number(number: Any, what: str, low: int, high: int) -> int:
+    """Take a whole number that a visitor set.
 
     Parameters
     ----------
-    samples : list of Path
-        Photos to offer.
-    name : str
-        Of the tab; makes the ids of its elements, such as ``caption-photo``.
+    number : Any
+        The raw value of a slider.
+    what : str
+        How it is called in an error.
+    low, high : int
+        Its range, both included.
 
     Returns
     -------
-    gr.Image
-        Its raw value goes to `received_photo`.
+    int
+
+    Raises
+    ------
+    UserError
+        If it is no number or out of its range.
     """
-    photo = gr.Image(
-        type="filepath",
-        image_mode=None,
-        label="Photo",
-        show_label=False,
-        sources=["upload", "webcam", "clipboard"],
-        height=380,
-        buttons=["fullscreen"],
-        placeholder="Drop a photo here\nor click to choose one",
-        elem_id=f"{name}-photo",
-        elem_classes="photo-box",
-    )
-    notice = gr.HTML(visible=False, elem_id=f"{name}-notice", elem_classes="notice")
-    # Refused on arrival: nobody should write a question first to learn that the photo is damaged.
-    photo.upload(
-        check_photo,
-        photo,
-        [photo, notice],
-        preprocess=False,
-        show_progress="hidden",
-        api_visibility="private",
-    )
-    if samples:
-        gr.Examples(
-            [[str(sample)] for sample in samples],
-            photo,
-            label="Or try one of these",
-            examples_per_page=len(samples),
-            elem_id=f"{name}-samples",
-        )
-        photo.change(
-            lambda upload: gr.HTML(visible=False) if upload else gr.skip(),
-            photo,
-            notice,
-            preprocess=False,
-            queue=False,
-            show_progress="hidden",
-            api_visibility="private",
-        )
-    return photo
-
-
-def check_photo(upload: Any) -> tuple[Any, gr.HTML]:
-    """Look at a photo as it arrives.
-
-    Parameters
-    ----------
-    upload : Any
-        The raw value of an image component.
-
-    Returns
-    -------
-    Any, gr.HTML
-        What the image component shows from now on: the same photo, a copy where browsers cannot
-        show the original, or none where it is refused; and the notice that says why.
-    """
-    try:
-        path, name = received_file(upload)
-        photo = open_received(path)
-    except UserError as error:
-        return None, gr.HTML(notice_html(str(error)), visible=True)
-    with Image.open(path, formats=FORMATS) as header:
-        shown = header.format in _SHOWN_BY_BROWSERS
-    if shown:
-        return gr.skip(), gr.HTML(visible=False)
-    copy = path.with_name(f"{Path(name).stem[:60]}-shown.png")
-    photo.save(copy)
-    return str(copy), gr.HTML(visible=False)
-
-
-def notice_html(sentence: str) -> str:
-    """Return a sentence as a notice; whatever it quotes stays text."""
-    return f'<p role="alert">{html.escape(sentence)}</p>'
+    if isinstance(number, bool) or not isinstance(number, int | float):
+        raise UserError(f"The {what} is not a number; choose one from {low} to {high}.")
+    if not low <= number <= high:
+        raise UserError(f"The {what} must be from {low} to {high}; choose one of these.")
+    return int(number)

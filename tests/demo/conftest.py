@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from demo.library import Library
+from demo.visitors import Visitor
 from index import PhotoIndex
 from tests.demo.fake_blip2 import FakeBlip2
 from tests.index.fake_retriever import FakeRetriever, paint
@@ -15,8 +16,15 @@ def blip2() -> FakeBlip2:
 
 
 @pytest.fixture
-def sent(tmp_path: Path) -> Callable[..., dict]:
+def visitor() -> Visitor:
+    """A visitor whose page has not said which photo it has, as a program's never does."""
+    return Visitor()
+
+
+@pytest.fixture
+def sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict]:
     """Makes what an image or file component sends: a file in the upload folder, and its name."""
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "received"))
 
     def send(name: str, content: bytes | str = "red") -> dict:
         path = tmp_path / "received" / str(len(list(tmp_path.glob("received/*")))) / name
@@ -46,8 +54,14 @@ def photos(tmp_path: Path) -> list[Path]:
 
 
 @pytest.fixture
-def library(tmp_path: Path, photos: list[Path], retriever: FakeRetriever) -> Library:
-    """The photos, indexed."""
+def library(
+    tmp_path: Path,
+    photos: list[Path],
+    retriever: FakeRetriever,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Library:
+    """The photos, indexed; thumbnails lie where received files do, as in the app."""
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "received"))
     index = PhotoIndex.create(tmp_path / "index", retriever)
     assert index.add(photos).added == 3
-    return Library(index, tmp_path / "index", tmp_path / "thumbnails", photos)
+    return Library(index, tmp_path / "index", tmp_path / "received" / "thumbnails", photos)

@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator
 
+import torch
 from PIL import Image
 
 
 class FakeBlip2:
     name = "parrot"
     device = "cpu"
+    question_form = "{}"
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, dict]] = []  # (prompt, decoding) of each `stream`
@@ -22,6 +24,18 @@ class FakeBlip2:
         finally:
             self.closed += 1
 
+    def candidates(
+        self, photo: Image.Image, prompt: str = "", number: int = 3, **decoding
+    ) -> list[tuple[str, float]]:
+        self.calls.append((prompt, decoding))
+        return [(f"a {colour(photo)} picture, take {n + 1}", -0.5 * (n + 1)) for n in range(number)]
+
+    def attention(self, photo: Image.Image, prompt: str = "") -> torch.Tensor:
+        """Every query looks at the first of 2 x 2 cells alone."""
+        maps = torch.zeros(4, 2, 2)
+        maps[:, 0, 0] = 1.0
+        return maps
+
     def chat(self, photo: Image.Image) -> "FakeChat":
         self.chats.append(FakeChat(photo))
         return self.chats[-1]
@@ -33,8 +47,12 @@ class FakeChat:
     def __init__(self, photo: Image.Image) -> None:
         self.photo = photo
         self.turns: list[tuple[str, str]] = []
+        self.forgotten = 0
+        self.decodings: list[dict] = []
 
     def stream(self, question: str, **decoding) -> Iterator[str]:
+        self.decodings.append(decoding)
+        self.forgotten = max(0, len(self.turns) - 2)  # it reads two turns at most
         asked = ", ".join(question for question, _ in self.turns) or "nothing"
         answer = f"{colour(self.photo)}; before you asked {asked}"
         yield from (f" {word}" for word in answer.split(" "))

@@ -1,19 +1,28 @@
+from pathlib import Path
+
 import gradio as gr
 import pytest
 
-from demo.chat import stream_answer
+from demo.chat import stream_answer, turn_of
+from demo.visitors import Visitor
 
 
-def ask(blip2, photo, question, conversation=None):
-    """Ask to the end; returns the last messages, the conversation and what is left in the box."""
-    return list(stream_answer(blip2, photo, question, conversation))[-1]
+def ask(blip2, photo, question, conversation=None, **more):
+    """Ask to the end; returns the last messages, the conversation and the line about it."""
+    steps = list(stream_answer(blip2, Visitor(), photo, question, conversation, **more))
+    shown, conversation, _, line = steps[-1]
+    return shown, conversation, line
+
+
+def said(shown):
+    return [message["content"] for message in shown]
 
 
 def test_an_answer_is_streamed_after_its_question(blip2, sent):
-    steps = list(stream_answer(blip2, sent("a.png", "blue"), " What colour? ", None))
+    steps = list(stream_answer(blip2, Visitor(), sent("a.png", "blue"), " What colour? ", None))
     question = {"role": "user", "content": "What colour?"}
-    assert all(messages[0] == question for messages, _, _ in steps)
-    answers = [messages[1]["content"] for messages, _, _ in steps]
+    assert all(messages[0] == question for messages, *_ in steps)
+    answers = [messages[1]["content"] for messages, *_ in steps]
     assert answers[:3] == ["...", "blue;", "blue; before"]
     assert answers[-1] == "blue; before you asked nothing"
     assert steps[0][2] == "", "the question stays in its box"
@@ -73,3 +82,62 @@ def test_a_bad_photo_is_refused_and_the_old_conversation_kept(blip2, sent):
         ask(blip2, sent("b.png", b"text"), "Two?", conversation)
     messages, _, _ = ask(blip2, photo, "Three?", conversation)
     assert messages[-1]["content"] == "red; before you asked One?"
+
+
+def test_asking_again_replaces_the_last_answer_and_leaves_it_to_chance(blip2, sent):
+    photo = sent("a.png", "red")
+    _, conversation, _ = ask(blip2, photo, "One?")
+    _, conversation, _ = ask(blip2, photo, "Two?", conversation)
+    turn, words = turn_of(2, conversation)
+    shown, _, _ = ask(blip2, photo, words, conversation, turn=turn, vary=True)
+    assert said(shown) == [
+        "One?",
+        "red; before you asked nothing",
+        "Two?",
+        "red; before you asked One?",
+    ]
+    assert [bool(d.get("do_sample")) for d in blip2.chats[0].decodings] == [False, False, True]
+
+
+def test_an_edited_question_takes_back_what_came_after_it(blip2, sent):
+    photo = sent("a.png", "red")
+    conversation = None
+    for question in ("One?", "Two?", "Three?"):
+        _, conversation, _ = ask(blip2, photo, question, conversation)
+    shown, _, _ = ask(blip2, photo, "Other?", conversation, turn=turn_of(2, conversation)[0])
+    assert said(shown) == [
+        "One?",
+        "red; before you asked nothing",
+        "Other?",
+        "red; before you asked One?",
+    ]
+
+
+@pytest.mark.parametrize("message", [4, -1, "2", None, [9]])
+def test_a_turn_that_is_not_kept_is_refused(blip2, sent, message):
+    _, conversation, _ = ask(blip2, sent("a.png"), "One?")
+    with pytest.raises(gr.Error, match="no longer kept; write it into the box below"):
+        turn_of(message, conversation)
+    with pytest.raises(gr.Error, match="no longer kept"):
+        turn_of(0, None)
+
+
+def test_turns_that_no_longer_fit_are_said(blip2, sent):
+    photo, conversation, lines = sent("a.png"), None, []
+    for question in ("One?", "Two?", "Three?", "Four?", "Five?"):
+        _, conversation, line = ask(blip2, photo, question, conversation)
+        lines.append(line)
+    assert lines[:3] == ["", "", ""]
+    assert "left out the oldest question and its answer" in lines[3]
+    assert "left out the oldest 2 questions and their answers" in lines[4]
+
+
+def test_an_answer_about_a_photo_that_has_gone_ends(blip2, sent):
+    red, blue = sent("a.png", "red"), sent("b.png", "blue")
+    visitor = Visitor(photo=Path(red["path"]))
+    steps = stream_answer(blip2, visitor, red, "One?", None)
+    next(steps)
+    next(steps)
+    visitor.photo = Path(blue["path"])
+    assert list(steps) == [([], None, "", "")]
+    assert blip2.chats[0].turns == [], "the broken answer is kept"

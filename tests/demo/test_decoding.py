@@ -1,63 +1,83 @@
 import pytest
 
+from blip2.decoding import Decoding
 from blip2.errors import UserError
-from demo.decoding import BEAM, GREEDY, NUCLEUS, OPTIONS, read_decoding
+from demo.decoding import BEAM, CANDIDATES, GREEDY, NUCLEUS, OPTIONS, read_decoding
 
-VALUES = (7, 0.7, 0.8, 42, 1.3)  # beams, temperature, top-p, length, penalty
+SET = {
+    "candidates": 3,
+    "num_beams": 7,
+    "temperature": 0.7,
+    "top_p": 0.8,
+    "min_new_tokens": 5,
+    "max_new_tokens": 42,
+    "length_penalty": 0.5,
+    "repetition_penalty": 1.3,
+}
+FOR_ALL = {"min_new_tokens": 5, "max_new_tokens": 42, "repetition_penalty": 1.3}
+
+
+def read(strategy, **changed):
+    return read_decoding(strategy, *(SET | changed).values())
 
 
 @pytest.mark.parametrize(
     ("strategy", "expected"),
     [
-        (GREEDY, {"max_new_tokens": 42, "repetition_penalty": 1.3}),
-        (BEAM, {"num_beams": 7, "max_new_tokens": 42, "repetition_penalty": 1.3}),
-        (
-            NUCLEUS,
-            {
-                "do_sample": True,
-                "temperature": 0.7,
-                "top_p": 0.8,
-                "max_new_tokens": 42,
-                "repetition_penalty": 1.3,
-            },
-        ),
+        (GREEDY, (1, FOR_ALL)),
+        (BEAM, (3, FOR_ALL | {"num_beams": 7, "length_penalty": 0.5})),
+        (NUCLEUS, (3, FOR_ALL | {"do_sample": True, "temperature": 0.7, "top_p": 0.8})),
     ],
 )
 def test_a_strategy_takes_its_own_options_and_no_others(strategy, expected):
-    assert read_decoding(strategy, *VALUES) == expected
+    assert list(SET) == list(OPTIONS)
+    assert read(strategy) == expected
+
+
+def test_all_options_are_known_to_the_model():
+    for strategy in (GREEDY, BEAM, NUCLEUS):
+        Decoding(**read(strategy)[1])
 
 
 def test_whole_numbers_reach_the_model_as_whole_numbers():
-    decoding = read_decoding(BEAM, 5.0, 1, 0.9, 30.0, 1)
+    _, decoding = read(BEAM, num_beams=5.0, max_new_tokens=30.0, repetition_penalty=1)
     assert type(decoding["num_beams"]) is int
     assert type(decoding["max_new_tokens"]) is int
     assert type(decoding["repetition_penalty"]) is float
 
 
 @pytest.mark.parametrize(
-    ("values", "named"),
+    ("changed", "named"),
     [
-        ((5, 1, 0.9, 100_000, 1), "Maximum length must be a number from 4 to 120"),
-        ((5, 1, 0.9, 30, float("nan")), "Repetition penalty must be a number from 1 to 2"),
-        ((5, 1, 0.9, "30", 1), "Maximum length must be a number"),
-        ((5, 1, 0.9, None, 1), "Maximum length must be a number"),
-        ((5, 1, 0.9, True, 1), "Maximum length must be a number"),
+        ({"max_new_tokens": 100_000}, "Maximum length must be a number from 4 to 120"),
+        ({"repetition_penalty": float("nan")}, "Repetition penalty must be a number from 1 to 2"),
+        ({"max_new_tokens": "30"}, "Maximum length must be a number"),
+        ({"max_new_tokens": None}, "Maximum length must be a number"),
+        ({"max_new_tokens": True}, "Maximum length must be a number"),
+        ({"min_new_tokens": 43}, "Minimum length is above Maximum length; lower it"),
     ],
 )
-def test_a_value_out_of_range_is_refused_by_name(values, named):
+def test_a_value_out_of_range_is_refused_by_name(changed, named):
     with pytest.raises(UserError, match=named):
-        read_decoding(GREEDY, *values)
+        read(GREEDY, **changed)
+
+
+def test_more_candidates_than_beams_are_refused_with_a_way_out():
+    with pytest.raises(UserError, match="4 candidates need at least as many beams; there are 3"):
+        read(BEAM, candidates=4, num_beams=3)
+    assert read(NUCLEUS, candidates=4, num_beams=3)[0] == 4
 
 
 def test_options_of_other_strategies_are_not_looked_at():
-    read_decoding(GREEDY, -1, -1, -1, 30, 1)
+    wrong = {"num_beams": -1, "temperature": -1, "top_p": -1, "length_penalty": 99, CANDIDATES: 0}
+    assert read(GREEDY, **wrong) == (1, FOR_ALL)
     with pytest.raises(UserError, match="Temperature"):
-        read_decoding(NUCLEUS, -1, -1, 0.9, 30, 1)
+        read(NUCLEUS, temperature=-1)
 
 
 def test_an_unknown_strategy_is_refused_with_the_known_ones():
     with pytest.raises(UserError, match="Greedy, Beam search, Nucleus sampling"):
-        read_decoding("beam", *VALUES)
+        read("beam")
 
 
 def test_defaults_lie_within_their_ranges():

@@ -1,11 +1,14 @@
 import os
+from datetime import datetime
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
-from demo.library import THUMBNAIL, library_folder, open_library, sample_photos
-from index import IndexFileError
+from blip2.errors import UserError
+from demo.library import Library, library_folder, open_library, sample_photos
+from demo.thumbnails import THUMBNAIL, Thumbnails
+from index import IndexFileError, PhotoIndex
 from tests.index.fake_retriever import FakeRetriever, paint
 
 
@@ -114,14 +117,14 @@ def test_added_photos_are_copied_and_found(library, sent, tmp_path):
     report, refused = library.add([(Path(sent("my sea!.png", "green")["path"]), "my sea!.png")])
     assert (report.added, refused) == (1, [])
     (kept,) = (tmp_path / "index" / "uploads").rglob("*.*")
-    assert kept.name == "my-sea.png"
-    assert names(library, "green")[0] == "my-sea.png"
+    assert kept.name == "my-sea.jpg"
+    assert names(library, "green")[0] == "my-sea.jpg"
 
 
 def test_a_name_cannot_lead_out_of_the_library(library, sent, tmp_path):
     library.add([(Path(sent("a.png", "green")["path"]), "../../../evil/.. .php")])
     (kept,) = (tmp_path / "index" / "uploads").rglob("*.*")
-    assert kept.suffix == ".png" and "evil" not in str(kept)
+    assert kept.suffix == ".jpg" and "evil" not in str(kept)
 
 
 def test_refused_files_leave_nothing_behind(library, sent, tmp_path):
@@ -139,3 +142,205 @@ def test_the_same_photo_is_not_added_twice(library, sent):
     again, _ = library.add([(Path(sent("b.png", "green")["path"]), "b.png")])
     assert (first.added, again.added, again.known) == (1, 0, 1)
     assert len(library) == 4
+
+
+def test_copies_hold_pixels_alone(library, tmp_path):
+    """Neither metadata nor the bytes that came are kept, and the picture is upright."""
+    photo = Image.new("RGB", (3000, 1000), "red")
+    photo.paste("blue", (0, 0, 1500, 1000))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6  # turned to the right: blue comes to lie above
+    exif[ExifTags.Base.Model] = "a camera"
+    exif.get_ifd(ExifTags.IFD.GPSInfo)[ExifTags.GPS.GPSLatitude] = (48.0, 8.0, 0.0)
+    photo.save(tmp_path / "sent.jpg", exif=exif, comment=b"at home", dpi=(300, 300))
+    report, _ = library.add([(tmp_path / "sent.jpg", "sent.jpg")])
+    assert report.added == 1
+    (kept,) = (tmp_path / "index" / "uploads").rglob("*.jpg")
+    assert b"at home" not in kept.read_bytes() and b"a camera" not in kept.read_bytes()
+    with Image.open(kept) as copy:
+        assert (copy.format, copy.size) == ("JPEG", (683, 2048))
+        assert not copy.getexif() and "comment" not in copy.info and "icc_profile" not in copy.info
+        assert copy.getpixel((300, 500))[2] > 240 and copy.getpixel((300, 1500))[0] > 240
+
+
+def test_a_photo_of_the_operator_is_known_when_it_is_sent(library, photos):
+    report, _ = library.add([(photos[1], "again.png")])
+    assert (report.added, report.known, len(library)) == (0, 1, 3)
+
+
+def test_uploads_have_a_limit(library, sent, monkeypatch):
+    monkeypatch.setattr("demo.library.MAX_UPLOADS", 1)
+    library.add([(Path(sent("a.png", "green")["path"]), "a.png")])
+    with pytest.raises(UserError, match="at most 1 photos of visitors and has 1 already"):
+        library.add([(Path(sent("b.png", "white")["path"]), "b.png")])
+
+
+def test_like_photos_are_folded_and_others_take_their_places(tmp_path, retriever):
+    for number in range(40):  # more than are looked at first
+        paint(tmp_path / "photos" / f"red{number:02}.png", "red", size=16 + 2 * number)
+    paint(tmp_path / "photos" / "tinge.png", "red", "red", "red", "blue")
+    paint(tmp_path / "photos" / "blue.png", "blue")
+    library, _ = open_library(retriever, tmp_path / "photos", None, tmp_path / "t")
+    for rerank in (False, True):
+        found = library.search("red", 3, rerank=rerank)
+        assert [shown.hit.rank for shown in found.shown] == [1, 2, 3]
+        (many,) = [shown for shown in found.shown if shown.name.startswith("red")]
+        assert {"tinge.png", "blue.png"} < {shown.name for shown in found.shown}
+        assert sorted([many.name, *many.alike]) == [f"red{number:02}.png" for number in range(40)]
+    flat = library.search("red", 42, rerank=False, fold=False).shown
+    assert len(flat) == 42 and not any(shown.alike for shown in flat)
+    assert len(library.similar(many.thumbnail, 42, fold=False).shown) == 41
+
+
+def test_a_deleted_photo_does_not_hide_its_copy(tmp_path, retriever):
+    photos = [paint(tmp_path / "photos" / f"{i}.png", "red", size=16 + 2 * i) for i in range(2)]
+    library, _ = open_library(retriever, tmp_path / "photos", None, tmp_path / "t")
+    photos[0].write_bytes(b"no picture any more")
+    found = library.search("red", 1, rerank=False)
+    assert ([shown.name for shown in found.shown], found.lost) == (["1.png"], ["0.png"])
+
+
+def test_what_is_lost_after_the_last_photo_shown_is_not_told(library, photos):
+    photos[2].unlink()
+    assert library.search("red", 2, rerank=False).lost == []
+    assert library.search("red", 3, rerank=False).lost == ["blue.png"]
+
+
+def test_a_search_tells_whether_anything_fits(library, photos):
+    found = library.search("red", 12, rerank=False)
+    assert found.best == pytest.approx(1) and not found.poor
+    assert all(shown.hit.match is None for shown in found.shown)
+    found = library.search("green", 12, rerank=False)
+    assert found.best < 0.5 and found.poor
+    assert library.search("green", 12, rerank=True).poor
+    photos[1].unlink()  # a photo that is gone fits nothing
+    assert library.search("red", 12, rerank=False).poor
+    assert library.similar(Image.open(photos[2]), 12).best is None
+    assert not library.similar(Image.open(photos[2]), 12).poor
+
+
+def test_nothing_to_judge_is_not_poor(tmp_path, retriever):
+    index = PhotoIndex.create(tmp_path / "empty", retriever)
+    found = Library(index, tmp_path / "empty", tmp_path / "t").search("red", 12, rerank=True)
+    assert (found.shown, found.best, found.poor) == ([], None, False)
+
+
+def test_similar_by_thumbnail_is_similar_by_photo(library, photos, retriever):
+    for shown in library.search("red", 12, rerank=False).shown:
+        before = retriever.embedded
+        found = library.similar(shown.thumbnail.name, 12)
+        assert retriever.embedded == before  # the index's own embeddings are used
+        assert [own.hit.path for own in found.shown] == [
+            hit.path for hit in library._index.similar(shown.hit.path, 12)
+        ]
+        with Image.open(shown.hit.path) as photo:
+            again = library.similar(photo, 12)
+        assert again.shown[0].hit.score == pytest.approx(1, abs=1e-3)
+        scores = {own.hit.path: own.hit.score for own in again.shown}
+        assert [own.hit.score for own in found.shown] == [
+            pytest.approx(scores[own.hit.path], abs=1e-3) for own in found.shown
+        ]
+
+
+def test_only_thumbnails_of_the_library_have_an_original(library, photos):
+    small = library.thumbnail(photos[1])
+    assert library.original(small) == library.original(Path(small.name)) == photos[1]
+    assert library.original(photos[1]) is None
+    assert library.thumbnail_named(small.name) == small
+    assert library.thumbnail_named("none.jpg") is None
+    for stranger in (photos[1], "../../etc/passwd", f"{'0' * 64}.jpg"):
+        with pytest.raises(UserError, match="no longer in the library; search again"):
+            library.similar(stranger, 12)
+
+
+def test_thumbnails_are_made_once_and_again_when_they_are_cleared_away(tmp_path, photos):
+    thumbnails = Thumbnails(tmp_path / "t")
+    (tmp_path / "photos" / "bad.png").write_bytes(b"bad")
+    paths = [*photos, tmp_path / "photos" / "bad.png", tmp_path / "none.png"] * 8
+    made = thumbnails.make_all(paths)
+    assert [small is None for small in made] == [False, False, False, True, True] * 8
+    assert sorted(small.name for small in set(made) - {None}) == sorted(os.listdir(tmp_path / "t"))
+    made[0].unlink()
+    assert thumbnails.make(photos[0]).exists()
+
+
+def test_the_first_photos_are_those_of_the_folder_and_new_uploads(library, photos, sent):
+    assert [name for _, name in library.first()] == ["half.png", "red.png", "blue.png"]
+    for name, colour in (("a.png", "green"), ("b.png", "white")):
+        library.add([(Path(sent(name, colour)["path"]), name)])
+    shown = [name for _, name in library.first()]
+    assert shown == ["b.jpg", "a.jpg", "half.png", "red.png", "blue.png"]
+    assert len(shown) == library.size()
+
+
+def test_a_given_index_shows_its_newest_photos_first(tmp_path, photos, retriever):
+    open_library(retriever, tmp_path / "photos", tmp_path / "own", tmp_path / "t")
+    library, _ = open_library(retriever, None, tmp_path / "own", tmp_path / "t")
+    assert sorted(name for _, name in library.first()) == ["blue.png", "half.png", "red.png"]
+
+
+@pytest.fixture
+def folders(tmp_path, photos, retriever) -> Library:
+    """Photos in folders, changed at noon of three days."""
+    top = tmp_path / "photos"
+    paths = [*photos, paint(top / "sea" / "deep" / "IMG_1.png", "green")]
+    paths.append(paint(top / "hills" / "IMG_2.png", "white"))
+    (top / "empty").mkdir()
+    for day, path in enumerate(paths, start=1):
+        os.utime(path, (datetime(2024, 5, day, 12).timestamp(),) * 2)
+    return open_library(retriever, top, None, tmp_path / "t")[0]
+
+
+@pytest.mark.parametrize(
+    ("controls", "expected"),
+    [
+        ({"name": "img"}, ["IMG_1.png", "IMG_2.png"]),
+        ({"name": "img*"}, ["IMG_1.png", "IMG_2.png"]),
+        ({"name": "?lue.png"}, ["blue.png"]),
+        ({"folder": "sea"}, ["IMG_1.png"]),
+        ({"since": "2024-05-04"}, ["IMG_1.png", "IMG_2.png"]),
+        ({"until": " 2024-05-02 "}, ["half.png", "red.png"]),
+        ({"since": "2024-05-03", "until": "2024-05-03"}, ["blue.png"]),
+        ({"since": "2024-05-05", "folder": "sea"}, []),
+    ],
+)
+def test_a_search_is_narrowed(folders, controls, expected):
+    where = folders.where(**controls)
+    assert sorted(s.name for s in folders.search("red", 12, False, where).shown) == sorted(expected)
+    assert sorted(
+        s.name for s in folders.similar(Image.new("RGB", (9, 9)), 12, where).shown
+    ) == sorted(expected)
+
+
+def test_folders_are_those_with_photos(folders, library):
+    assert folders.folders() == ["hills", "sea"]
+    assert library.folders() == []
+    assert folders.where() is None and folders.where(" ", "", " ", "") is None
+
+
+@pytest.mark.parametrize(
+    ("controls", "sentence"),
+    [
+        ({"since": "yesterday"}, "first day is not a date: yesterday; write it as 2024-05-31"),
+        ({"until": "2024-02-30"}, "last day is not a date: 2024-02-30"),
+        ({"until": "9999-12-31x"}, "last day is not a date"),
+        ({"since": "2024-05-02", "until": "2024-05-01"}, "first day comes after the last"),
+        ({"folder": "../.."}, "no such folder of photos; choose one from the list"),
+        ({"folder": "empty"}, "no such folder"),
+        ({"name": "x" * 201}, "at most 200 characters"),
+    ],
+)
+def test_wrong_filters_are_refused_in_a_sentence(folders, controls, sentence):
+    with pytest.raises(UserError, match=sentence):
+        folders.where(**controls)
+
+
+@pytest.mark.parametrize("day", ["0001-01-01", "9999-12-31", "1969-12-31"])
+def test_days_at_the_end_of_time_do_no_harm(folders, day):
+    for controls in ({"since": day}, {"until": day}):
+        try:
+            where = folders.where(**controls)
+        except UserError as error:
+            assert "is not a date" in str(error)
+        else:
+            folders.search("red", 12, False, where)

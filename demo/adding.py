@@ -1,0 +1,64 @@
+"""Photos that visitors add to what is searched, and what came of each."""
+
+import html
+from typing import Any
+
+from blip2.errors import UserError
+from demo.failures import sentences
+from demo.library import Library
+from demo.uploads import received_file
+from demo.visitors import Visitor
+
+MAX_FILES = 100  # of one upload
+
+
+def add_photos(library: Library, visitor: Visitor, uploads: Any, progress: Any) -> str:
+    """Add what a visitor sent to the library, or to what they alone can find.
+
+    Parameters
+    ----------
+    library : Library
+        Takes the photos.
+    visitor : Visitor
+        Who sent them.
+    uploads : Any
+        The raw value of a file component.
+    progress : callable
+        Called as (share done, words), as `gr.Progress` is.
+
+    Returns
+    -------
+    str
+        What was added and refused, as HTML.
+
+    Raises
+    ------
+    gr.Error
+        If nothing came, or too much at once.
+    """
+    with sentences():
+        uploads = uploads if uploads and isinstance(uploads, list) else [uploads]
+        if len(uploads) > MAX_FILES:
+            raise UserError(f"These are {len(uploads)} files; add at most {MAX_FILES} at once.")
+        files = [received_file(upload) for upload in uploads]
+        visitor.files.update(path for path, _ in files)
+
+        def show(done: int, total: int) -> None:
+            what = "Opening" if 2 * done < total else "Embedding"
+            progress(done / max(total, 1), f"{what} {len(files)} photo{'s' * (len(files) != 1)}")
+
+        report, refused = library.add(files, show, visit=visitor.uploads)
+        return report_html(report.added, report.known, refused)
+
+
+def report_html(added: int, known: int, refused: list[tuple[str, str]]) -> str:
+    """Return what came of an upload; file names stay text."""
+    parts = [f"{added} photo{'s' * (added != 1)} added." if added else "Nothing was added."]
+    if known:
+        parts.append(f"{known} {'was' if known == 1 else 'were'} in the library already.")
+    if refused:
+        parts.append(f"{len(refused)} {'was' if len(refused) == 1 else 'were'} refused:")
+    rows = "".join(
+        f"<li><b>{html.escape(name)}</b> {html.escape(reason)}</li>" for name, reason in refused
+    )
+    return f"<p>{' '.join(parts)}</p>" + (f"<ul>{rows}</ul>" if rows else "")

@@ -1,0 +1,170 @@
+"""The photo that all tabs share: chosen once, then captioned, asked about and searched with."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from blip2.errors import UserError
+from demo.failures import notice_html
+from demo.uploads import open_received, received_file
+from demo.visitors import Visitors
+
+_SHOWN_BY_BROWSERS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "MPO")
+
+
+@dataclass(frozen=True)
+class PhotoPanel:
+    """The photo, and what can be done with it in one click.
+
+    Parameters
+    ----------
+    photo : gr.Image
+        Its raw value goes to `demo.uploads.received_photo`.
+    notice : gr.HTML
+        Says why a photo was refused.
+    describe, ask, similar : gr.Button
+        Each goes to its tab; `describe` and `similar` also run there.
+    """
+
+    photo: gr.Image
+    notice: gr.HTML
+    describe: gr.Button
+    ask: gr.Button
+    similar: gr.Button
+
+
+def build(samples: list[Path], visitors: Visitors) -> PhotoPanel:
+    """Lay out the photo, its buttons, samples to try, and a line that says why one was refused.
+
+    Parameters
+    ----------
+    samples : list of Path
+        Photos to offer.
+    visitors : Visitors
+        Told which photo is before whom.
+
+    Returns
+    -------
+    PhotoPanel
+    """
+    photo = gr.Image(
+        type="filepath",
+        image_mode=None,
+        label="Photo",
+        show_label=False,
+        sources=["upload", "webcam", "clipboard"],
+        height=360,
+        buttons=["fullscreen"],
+        placeholder="Drop a photo here, paste it,\nor click to choose one",
+        elem_id="photo",
+        elem_classes="photo-box",
+    )
+    notice = gr.HTML(visible=False, elem_id="photo-notice", elem_classes="notice")
+    with gr.Row(elem_classes="deeds"):
+        describe = gr.Button("Caption it", size="md", min_width=80, elem_id="photo-caption")
+        ask = gr.Button("Chat about it", size="md", min_width=80, elem_id="photo-chat")
+        similar = gr.Button("Find similar", size="md", min_width=80, elem_id="photo-similar")
+    if samples:
+        gr.Examples(
+            [[str(sample)] for sample in samples],
+            photo,
+            label="Or try one of these",
+            examples_per_page=len(samples),
+            elem_id="photo-samples",
+        )
+
+    def received(upload: Any, request: gr.Request) -> tuple[Any, gr.HTML]:
+        """Look at a photo as it arrives."""
+        return check_photo(upload, request, visitors)
+
+    # Refused on arrival: nobody should write a question first to learn that the photo is damaged.
+    photo.upload(
+        received,
+        photo,
+        [photo, notice],
+        preprocess=False,
+        queue=False,
+        show_progress="hidden",
+        api_visibility="private",
+    )
+    return PhotoPanel(photo, notice, describe, ask, similar)
+
+
+def connect_changes(panel: PhotoPanel, visitors: Visitors) -> None:
+    """Note which photo is in the page whenever it changes.
+
+    To be called after the tabs have said what they do then, which the page does first, in order.
+
+    Parameters
+    ----------
+    panel : PhotoPanel
+        The photo.
+    visitors : Visitors
+        Told of it.
+    """
+
+    def changed(upload: Any, request: gr.Request) -> Any:
+        note_photo(upload, request, visitors)
+        return gr.HTML(visible=False) if upload else gr.skip()
+
+    panel.photo.change(
+        changed,
+        panel.photo,
+        panel.notice,
+        preprocess=False,
+        queue=False,
+        show_progress="hidden",
+        api_visibility="private",
+    )
+
+
+def check_photo(upload: Any, request: gr.Request, visitors: Visitors) -> tuple[Any, gr.HTML]:
+    """Look at a photo as it arrives.
+
+    Parameters
+    ----------
+    upload : Any
+        The raw value of an image component.
+    request : gr.Request
+        Who sent it.
+    visitors : Visitors
+        Told of the file, so that it goes with its visitor.
+
+    Returns
+    -------
+    Any, gr.HTML
+        What the image component shows from now on: the same photo, a copy where browsers cannot
+        show the original, or none where it is refused; and the notice that says why.
+    """
+    try:
+        path, name = received_file(upload)
+        visitors.of(request).files.add(path)
+        photo = open_received(path)
+    except UserError as error:
+        return None, gr.HTML(notice_html(str(error)), visible=True)
+    if photo.info["format"] in _SHOWN_BY_BROWSERS:
+        return gr.skip(), gr.HTML(visible=False)
+    copy = path.with_name(f"{Path(name).stem[:60]}-shown.png")
+    photo.save(copy)
+    return str(copy), gr.HTML(visible=False)
+
+
+def note_photo(upload: Any, request: gr.Request, visitors: Visitors) -> None:
+    """Note which photo is in a visitor's page, so that words about the one before end.
+
+    Parameters
+    ----------
+    upload : Any
+        The raw value of an image component.
+    request : gr.Request
+        Whose page it is.
+    visitors : Visitors
+        Told of it.
+    """
+    visitor = visitors.of(request)
+    try:
+        visitor.photo = received_file(upload)[0]
+    except UserError:  # none, or one that is refused on its own
+        visitor.photo = Path()

@@ -1,0 +1,48 @@
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from PIL import Image
+
+from demo.photo import check_photo, note_photo
+from demo.visitors import Visitors
+
+ANN = SimpleNamespace(session_hash="ann")
+
+
+@pytest.fixture
+def visitors() -> Visitors:
+    return Visitors()
+
+
+def test_a_good_photo_stays_and_nothing_is_said(sent, visitors):
+    photo = sent("a.png")
+    shown, notice = check_photo(photo, ANN, visitors)
+    assert shown == {"__type__": "update"}
+    assert notice.visible is False
+    assert visitors.of(ANN).files == {Path(photo["path"])}
+
+
+def test_a_bad_photo_is_taken_out_on_arrival_with_a_reason(sent, visitors):
+    shown, notice = check_photo(sent("a.jpg", b"hello"), ANN, visitors)
+    assert shown is None
+    assert "not a picture" in notice.value
+    assert notice.visible is True
+
+
+def test_what_browsers_cannot_show_is_shown_as_a_copy(sent, visitors):
+    photo = sent("scan.tiff", "blue")
+    shown, _ = check_photo(photo, ANN, visitors)
+    with Image.open(shown) as copy:
+        assert copy.format == "PNG"
+        assert copy.convert("RGB").getpixel((8, 8)) == (0, 0, 255)
+    assert Path(photo["path"]).exists()
+
+
+def test_the_page_says_which_photo_it_has(sent, visitors):
+    red, blue = sent("a.png", "red"), sent("b.png", "blue")
+    note_photo(red, ANN, visitors)
+    visitor = visitors.of(ANN)
+    assert visitor.wants(Path(red["path"])) and not visitor.wants(Path(blue["path"]))
+    note_photo(None, ANN, visitors)
+    assert not visitor.wants(Path(red["path"]))

@@ -1,0 +1,76 @@
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from demo.visitors import Visitors
+
+
+def page(session: str | None) -> SimpleNamespace:
+    return SimpleNamespace(session_hash=session)
+
+
+ANN, BOB, PROGRAM = page("ann"), page("bob"), page(None)
+
+
+@pytest.fixture
+def private(library) -> Visitors:
+    return Visitors(library.visit)
+
+
+def test_a_page_is_one_visitor_and_two_are_two():
+    visitors = Visitors()
+    assert visitors.of(ANN) is visitors.of(ANN) is not visitors.of(BOB)
+    assert visitors.of(PROGRAM) is not visitors.of(PROGRAM)
+    assert len(visitors) == 2
+
+
+def test_what_was_received_goes_with_its_visitor(sent):
+    visitors = Visitors()
+    mine, both = Path(sent("a.png")["path"]), Path(sent("b.png")["path"])
+    visitors.of(ANN).files |= {mine, both}
+    visitors.of(BOB).files |= {both}
+    visitors.leave(ANN)
+    assert not mine.parent.exists() and both.exists()
+    visitors.leave(ANN)
+    visitors.leave(BOB)
+    assert not both.parent.exists() and len(visitors) == 0
+
+
+def test_nothing_but_received_files_is_deleted(sent, tmp_path):
+    sent("a.png")
+    other = tmp_path / "photos" / "red.png"
+    other.parent.mkdir()
+    other.write_bytes(b"mine")
+    visitors = Visitors()
+    home = tmp_path / "received"
+    visitors.of(ANN).files |= {other, home, home / "loose.png", home / ".." / "photos" / "x.png"}
+    visitors.leave(ANN)
+    assert other.exists() and home.exists()
+
+
+def test_private_photos_are_found_by_their_visitor_alone_and_deleted_after(library, sent, private):
+    ann, bob = private.of(ANN).uploads, private.of(BOB).uploads
+    report, _ = library.add([(Path(sent("sea.png", "green")["path"]), "sea.png")], visit=ann)
+    assert report.added == 1
+
+    def names(visit):
+        return [shown.name for shown in library.search("green", 9, False, visit=visit).shown]
+
+    assert names(ann)[0] == "sea.jpg" and "sea.jpg" not in names(bob)
+    folder = ann.folder
+    assert list(folder.rglob("*.jpg"))
+    private.leave(ANN)
+    assert not folder.exists()
+    assert "sea.jpg" not in names(ann)
+
+
+def test_the_end_of_the_page_ends_all_visits(library, sent, private):
+    visit = private.of(ANN).uploads
+    library.add([(Path(sent("sea.png", "green")["path"]), "sea.png")], visit=visit)
+    private.close()
+    assert not visit.folder.exists() and len(private) == 0
+
+
+def test_by_default_added_photos_are_for_all():
+    assert not Visitors().private and Visitors().of(ANN).uploads is None
