@@ -133,8 +133,10 @@ def launch(options: argparse.Namespace, login: tuple[str, str] | None, scratch: 
     from demo.theme import CSS, theme
     from demo.uploads import MAX_UPLOAD
     from demo.visitors import Visitors
+    from index import PhotoIndex
 
     received = scratch / "received"
+    samples = options.photos is None and not (options.index and PhotoIndex.exists(options.index))
     with progress_bar("Indexing photos") as progress:
         library, report = open_library(
             models.retriever,
@@ -147,7 +149,6 @@ def launch(options: argparse.Namespace, login: tuple[str, str] | None, scratch: 
     say(f"{len(library):,} photos in the library, {report.added:,} of them new.")
     for path, reason in report.refused:
         say(f"Left out {path}: {reason}")
-    samples = options.photos is None and options.index is None
     decoders().start()
     kept = KeptTexts()
     if on_spaces():  # a Space is started seldom and visited often

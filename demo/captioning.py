@@ -64,7 +64,7 @@ def build(
     instruction = gr.Textbox(
         label="Instruction",
         placeholder="Leave empty for a plain caption, or say what you want to read",
-        lines=2,
+        lines=1,
         max_lines=6,
         submit_btn=False,
         elem_id="caption-instruction",
@@ -153,6 +153,8 @@ def build(
     started = [run.click, instruction.submit, panel.describe.click]
     with stopped_by(stop, started) as running:
         running.append(gr.on(started, api_name="caption", **describing))
+
+    stop.click(None, None, status, js="() => 'Stopped.'", queue=False, api_visibility="private")
 
     def caption_after(event: Dependency) -> None:
         with stopped_by(stop, [event.then]) as running:
@@ -244,10 +246,12 @@ def stream_caption(
                 if not visitor.wants(path):
                     yield "", "", ""
                     return
-                if piece:
-                    first = first or perf_counter() - start
-                    text += piece
-                    yield text.lstrip(), "Writing ...", ""
+                if not piece:  # a sign of life; passed on, so that the page can stop here
+                    yield "", f"Following the beams, {perf_counter() - start:.0f} s ...", ""
+                    continue
+                first = first or perf_counter() - start
+                text += piece
+                yield text.lstrip(), "Writing ...", ""
         text = text.strip()
         if not text:
             yield text, "The model found no words for this; try another instruction.", ""

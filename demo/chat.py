@@ -45,6 +45,14 @@ _SAVE = """(messages) => {
 }"""
 
 
+# An answer that was stopped before its first word says so.
+_STOPPED = """(messages) => (messages ?? []).map((message, i, all) => {
+  const text = Array.isArray(message.content) ? message.content[0]?.text : message.content;
+  const stopped = [{type: 'text', text: 'Stopped.'}];
+  return i === all.length - 1 && text === '...' ? {...message, content: stopped} : message;
+})"""
+
+
 @dataclass
 class Conversation:
     """One visitor's conversation.
@@ -119,16 +127,16 @@ def build(models: Models, panel: PhotoPanel, visitors: Visitors) -> None:
         request: gr.Request, photo: Any, conversation: Conversation | None, which: gr.RetryData
     ) -> Iterator[tuple[Messages, Conversation, str, str]]:
         """Ask the last question again; chance has a part in the new answer."""
-        turn, words = turn_of(which.index, conversation)
+        turn = turn_of(which.index, conversation)
         yield from stream_answer(
-            models.blip2, visitors.of(request), photo, words, conversation, turn, vary=True
+            models.blip2, visitors.of(request), photo, which.value, conversation, turn, vary=True
         )
 
     def ask_otherwise(
         request: gr.Request, photo: Any, conversation: Conversation | None, edited: gr.EditData
     ) -> Iterator[tuple[Messages, Conversation, str, str]]:
         """Ask an edited question; what was said after it is taken back."""
-        turn, _ = turn_of(edited.index, conversation)
+        turn = turn_of(edited.index, conversation)
         yield from stream_answer(
             models.blip2, visitors.of(request), photo, edited.value, conversation, turn
         )
@@ -159,6 +167,7 @@ def build(models: Models, panel: PhotoPanel, visitors: Visitors) -> None:
         runs.append(history.retry(ask_again, [photo, conversation], **again))
         runs.append(history.edit(ask_otherwise, [photo, conversation], **again))
 
+    stop.click(None, history, history, js=_STOPPED, queue=False, api_visibility="private")
     quiet: dict[str, Any] = {
         "queue": False,
         "show_progress": "hidden",
@@ -236,19 +245,20 @@ def stream_answer(
         yield messages(chat.turns), conversation, "", forgotten_html(chat.forgotten)
 
 
-def turn_of(message: Any, conversation: Conversation | None) -> tuple[int, str]:
-    """Return which turn a message belongs to, from 0, and its question.
+def turn_of(message: Any, conversation: Conversation | None) -> int:
+    """Return which turn a message belongs to, from 0.
 
     Parameters
     ----------
     message : Any
-        Number of the message, as the chat history counts them: two a turn.
+        Number of the message, as the chat history counts them: two a turn. An answer that was
+        stopped is shown and not kept, so its turn may be the one after all that are.
     conversation : Conversation or None
         Of this visitor.
 
     Returns
     -------
-    int, str
+    int
 
     Raises
     ------
@@ -257,10 +267,9 @@ def turn_of(message: Any, conversation: Conversation | None) -> tuple[int, str]:
     """
     with sentences():
         turns = conversation.chat.turns if conversation else []
-        index = message[0] if isinstance(message, list | tuple) and message else message
-        if not isinstance(index, int) or not 0 <= index // 2 < len(turns):
+        if not isinstance(message, int) or not 0 <= message // 2 <= len(turns):
             raise UserError("This question is no longer kept; write it into the box below.")
-        return index // 2, turns[index // 2][0]
+        return message // 2
 
 
 def messages(turns: list[tuple[str, str]]) -> Messages:

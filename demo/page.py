@@ -82,8 +82,11 @@ def build_page(
         photo.connect_changes(panel, visitors)
         taken = connect_found(found, panel, tabs, visitors)
         caption_after(taken["caption"])
+        page.load(None, None, None, js=photo.name_samples(sample_photos()), **_QUIET)
         page.unload(visitors.leave)
-    return page.queue(max_size=MAX_WAITING)
+    visitors.keep_ours()
+    # Not past the queue: `run` would let programs have the model at once, beside those who wait.
+    return page.queue(max_size=MAX_WAITING, api_open=False)
 
 
 def connect_panel(panel: photo.PhotoPanel, tabs: gr.Tabs) -> None:

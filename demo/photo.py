@@ -1,5 +1,6 @@
 """The photo that all tabs share: chosen once, then captioned, asked about and searched with."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,27 @@ def connect_changes(panel: PhotoPanel, visitors: Visitors) -> None:
         show_progress="hidden",
         api_visibility="private",
     )
+
+
+def name_samples(samples: list[Path]) -> str:
+    """Return JavaScript that gives each sample a name, for those who do not see it.
+
+    Gradio shows the pictures in buttons without any, and shows them again when they change.
+
+    Parameters
+    ----------
+    samples : list of Path
+        As they are offered.
+    """
+    names = json.dumps([sample.stem.replace("_", " ") for sample in samples])
+    return f"""() => {{
+      const names = {names};
+      const name = () => document.querySelectorAll('#photo-samples .gallery-item').forEach(
+        (button, i) => button.getAttribute('aria-label') === `Sample: ${{names[i]}}`
+          || button.setAttribute('aria-label', `Sample: ${{names[i]}}`));
+      name();
+      new MutationObserver(name).observe(document.body, {{childList: true, subtree: true}});
+    }}"""
 
 
 def check_photo(upload: Any, request: gr.Request, visitors: Visitors) -> tuple[Any, gr.HTML]:

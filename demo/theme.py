@@ -102,6 +102,7 @@ CSS = """
 #masthead h1 { margin: 0; font-size: 1.5rem; font-weight: 700; letter-spacing: -0.025em; }
 #masthead p { color: var(--body-text-color-subdued); }
 #masthead .running { margin-left: auto; font-size: var(--text-sm); }
+button[role="tab"][aria-selected="true"] { color: var(--primary-700); }
 .dark button[role="tab"][aria-selected="true"] { color: var(--primary-400); }
 
 /* The photo beside the tabs; on a narrow page above them, and below the search. */
@@ -145,6 +146,7 @@ CSS = """
   grid-template-columns: repeat(auto-fill, minmax(min(100%, 230px), 1fr));
 }
 .options .block:has(input:disabled) { opacity: 0.5; }
+.options .block:has(input:disabled) :is(.min_value, .max_value) { visibility: hidden; }
 
 /* Texts with a score and a bar. */
 .candidates ol { margin: 0; padding: 0; list-style: none; display: grid; gap: 8px; }

@@ -58,6 +58,7 @@ class Visitors:
     def __init__(self, make_visit: Callable[[], Visit] | None = None) -> None:
         self._make_visit = make_visit
         self._here: dict[str, Visitor] = {}
+        self._ours: set[Path] = set()
         self._lock = threading.Lock()
 
     @property
@@ -67,6 +68,14 @@ class Visitors:
 
     def __len__(self) -> int:
         return len(self._here)
+
+    def keep_ours(self) -> None:
+        """Keep what lies among the received files by now: the page's own, such as its samples.
+
+        A visitor may send the same photo, which Gradio then finds there already.
+        """
+        home = Path(get_upload_folder())
+        self._ours = set(home.resolve().iterdir()) if home.is_dir() else set()
 
     def of(self, request: gr.Request) -> Visitor:
         """Return the visitor that a request comes from, known or new."""
@@ -87,7 +96,8 @@ class Visitors:
             # Gradio names a file by its content: two visitors may have sent the same one.
             kept = {file for other in self._here.values() for file in other.files}
         for file in visitor.files - kept:
-            delete_received(file)
+            if file.resolve().parent not in self._ours:
+                delete_received(file)
         if visitor.uploads is not None:
             visitor.uploads.close()
 

@@ -88,8 +88,8 @@ def test_asking_again_replaces_the_last_answer_and_leaves_it_to_chance(blip2, se
     photo = sent("a.png", "red")
     _, conversation, _ = ask(blip2, photo, "One?")
     _, conversation, _ = ask(blip2, photo, "Two?", conversation)
-    turn, words = turn_of(2, conversation)
-    shown, _, _ = ask(blip2, photo, words, conversation, turn=turn, vary=True)
+    turn = turn_of(2, conversation)
+    shown, _, _ = ask(blip2, photo, "Two?", conversation, turn=turn, vary=True)
     assert said(shown) == [
         "One?",
         "red; before you asked nothing",
@@ -104,7 +104,7 @@ def test_an_edited_question_takes_back_what_came_after_it(blip2, sent):
     conversation = None
     for question in ("One?", "Two?", "Three?"):
         _, conversation, _ = ask(blip2, photo, question, conversation)
-    shown, _, _ = ask(blip2, photo, "Other?", conversation, turn=turn_of(2, conversation)[0])
+    shown, _, _ = ask(blip2, photo, "Other?", conversation, turn=turn_of(2, conversation))
     assert said(shown) == [
         "One?",
         "red; before you asked nothing",
@@ -113,13 +113,25 @@ def test_an_edited_question_takes_back_what_came_after_it(blip2, sent):
     ]
 
 
+def test_a_stopped_question_can_be_asked_again(blip2, sent):
+    """It is shown after all turns and is none of them."""
+    photo = sent("a.png", "red")
+    _, conversation, _ = ask(blip2, photo, "One?")
+    stopped = stream_answer(blip2, Visitor(), photo, "Two?", conversation)
+    next(stopped)
+    next(stopped)
+    stopped.close()
+    shown, _, _ = ask(blip2, photo, "Two?", conversation, turn=turn_of(2, conversation), vary=True)
+    assert said(shown)[2:] == ["Two?", "red; before you asked One?"]
+
+
 @pytest.mark.parametrize("message", [4, -1, "2", None, [9]])
 def test_a_turn_that_is_not_kept_is_refused(blip2, sent, message):
     _, conversation, _ = ask(blip2, sent("a.png"), "One?")
     with pytest.raises(gr.Error, match="no longer kept; write it into the box below"):
         turn_of(message, conversation)
     with pytest.raises(gr.Error, match="no longer kept"):
-        turn_of(0, None)
+        turn_of(2, None)
 
 
 def test_turns_that_no_longer_fit_are_said(blip2, sent):

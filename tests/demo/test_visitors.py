@@ -37,6 +37,17 @@ def test_what_was_received_goes_with_its_visitor(sent):
     assert not both.parent.exists() and len(visitors) == 0
 
 
+def test_a_sample_that_a_visitor_sent_too_stays(sent):
+    """Gradio names files by their content, the page's own samples as well."""
+    sample = Path(sent("sample.png")["path"])
+    visitors = Visitors()
+    visitors.keep_ours()
+    mine = Path(sent("mine.png", "blue")["path"])
+    visitors.of(ANN).files |= {sample, mine}
+    visitors.leave(ANN)
+    assert sample.exists() and not mine.exists()
+
+
 def test_nothing_but_received_files_is_deleted(sent, tmp_path):
     sent("a.png")
     other = tmp_path / "photos" / "red.png"
