@@ -273,7 +273,9 @@ def test_the_page_may_be_embedded_and_says_nothing_to_others(shared):
     assert answer.headers["referrer-policy"] == "no-referrer"
     assert answer.headers["x-content-type-options"] == "nosniff"
     assert "x-frame-options" not in answer.headers
-    assert "content-security-policy" not in answer.headers
+    policy = answer.headers["content-security-policy"]
+    assert policy.startswith("default-src 'self' data: blob:") and "://" not in policy
+    assert "frame-ancestors" not in policy
 
 
 @pytest.mark.parametrize("asked", ["bytes=0-1,3-4", b"bytes=\xb2-\xb3", "bytes=x-y", "lines=1-2"])
