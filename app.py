@@ -109,6 +109,11 @@ def serve(options: argparse.Namespace) -> None:
         )
     if options.mcp and importlib.util.find_spec("mcp") is None:
         raise UserError("--mcp needs a package more; run pip install 'gradio[mcp]' first.")
+    if options.mcp and is_private(options):
+        raise UserError(
+            "--mcp makes one visitor of all agents, so that photos could not be private; leave "
+            "--mcp out, or add --no-private."
+        )
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that the folder below is removed
     with tempfile.TemporaryDirectory(prefix="blip2-page-") as scratch:

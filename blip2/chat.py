@@ -34,7 +34,8 @@ class Chat:
     """
 
     def __init__(self, model: Blip2, photo: Any) -> None:
-        self.model, self._photo = model, photo
+        self.model = model
+        self._photo = photo if model.reads_question else None  # megabytes, else never read again
         self.turns: list[tuple[str, str]] = []
         self.forgotten = 0
         self._visual = model.visual_prompt([photo])  # [1, Q, W]

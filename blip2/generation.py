@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -371,17 +372,24 @@ class Blip2:
         return answers if isinstance(photo, list | tuple) else answers[0]
 
     def candidates(
-        self, photo: Any, prompt: str = "", number: int = 3, **decoding: Any
+        self,
+        photo: Any,
+        prompt: str = "",
+        number: int = 3,
+        *,
+        stopped: threading.Event | None = None,
+        **decoding: Any,
     ) -> list[tuple[str, float]]:
         """Several answers to one prompt about one photo, the best first, each with its score.
 
         Parameters are those of :meth:`generate`; ``number`` answers need as many beams, or
-        sampling. See :meth:`blip2.language.FrozenLanguageModel.candidates` for the score.
+        sampling. Once ``stopped`` is set, they end where they are.
+        See :meth:`blip2.language.FrozenLanguageModel.candidates` for the score.
         """
         options = Decoding(**decoding)
         texts = [self._text(prompt)]
         visual = self.visual_prompt([photo], [prompt])
-        return self.language.candidates(visual, texts, options, number)[0]
+        return self.language.candidates(visual, texts, options, number, stopped)[0]
 
     def stream(self, photo: Any, prompt: str = "", **decoding: Any) -> Iterator[str]:
         """Answer a prompt about a photo piece by piece; arguments as :meth:`generate`."""

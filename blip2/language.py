@@ -177,7 +177,12 @@ class FrozenLanguageModel(nn.Module):
 
     @torch.inference_mode()
     def candidates(
-        self, visual: Tensor, texts: Sequence[str], decoding: Decoding, number: int
+        self,
+        visual: Tensor,
+        texts: Sequence[str],
+        decoding: Decoding,
+        number: int,
+        stopped: threading.Event | None = None,
     ) -> list[list[tuple[str, float]]]:
         """Several answers to each prompt, the best first.
 
@@ -187,6 +192,8 @@ class FrozenLanguageModel(nn.Module):
             As in :meth:`generate`.
         number : int
             Answers to each; beams can give as many as there are beams.
+        stopped : threading.Event, optional
+            Once it is set, answers end where they are.
 
         Returns
         -------
@@ -212,6 +219,7 @@ class FrozenLanguageModel(nn.Module):
             return_dict_in_generate=True,
             output_scores=True,
             output_logits=True,
+            stopping_criteria=stop_with(stopped or threading.Event()),
         )
         if decoding.num_beams > 1:
             scores = found.sequences_scores
@@ -246,14 +254,9 @@ class FrozenLanguageModel(nn.Module):
             Pieces whose concatenation is the answer. Closing the iterator stops the model. With
             beams, empty ones come while nothing can be shown, so that it can be closed meanwhile.
         """
-        from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
+        from transformers import TextIteratorStreamer
 
         stopped = threading.Event()
-
-        class Stop(StoppingCriteria):
-            def __call__(self, ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
-                return torch.full((len(ids),), stopped.is_set(), device=ids.device)
-
         alone = decoding.num_beams == 1
         pause = None if alone else PAUSE
         streamer = TextIteratorStreamer(self.tokenizer, timeout=pause, skip_special_tokens=True)
@@ -261,7 +264,7 @@ class FrozenLanguageModel(nn.Module):
 
         def work() -> None:
             try:
-                watching = {"stopping_criteria": StoppingCriteriaList([Stop()])}
+                watching = {"stopping_criteria": stop_with(stopped)}
                 if alone:
                     watching["streamer"] = streamer
                 answers = self.generate(visual, [text], decoding, memory, **watching)
@@ -295,6 +298,17 @@ class FrozenLanguageModel(nn.Module):
             worker.join()
         if failures:
             raise failures[0]
+
+
+def stop_with(stopped: threading.Event) -> Any:
+    """Criteria for the ``generate`` of transformers that end all answers once an event is set."""
+    from transformers import StoppingCriteria, StoppingCriteriaList
+
+    class Stop(StoppingCriteria):
+        def __call__(self, ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+            return torch.full((len(ids),), stopped.is_set(), device=ids.device)
+
+    return StoppingCriteriaList([Stop()])
 
 
 def pad(rows: Sequence[Tensor], side: str = "right") -> dict[str, Tensor]:

@@ -6,7 +6,6 @@ from typing import Any
 from blip2.errors import UserError
 from demo.failures import sentences
 from demo.library import Library
-from demo.uploads import received_file
 from demo.visitors import Visitor
 
 MAX_FILES = 100  # of one upload
@@ -40,8 +39,7 @@ def add_photos(library: Library, visitor: Visitor, uploads: Any, progress: Any) 
         uploads = uploads if uploads and isinstance(uploads, list) else [uploads]
         if len(uploads) > MAX_FILES:
             raise UserError(f"These are {len(uploads)} files; add at most {MAX_FILES} at once.")
-        files = [received_file(upload) for upload in uploads]
-        visitor.files.update(path for path, _ in files)
+        files = [visitor.received(upload) for upload in uploads]
 
         def show(done: int, total: int) -> None:
             what = "Opening" if 2 * done < total else "Embedding"

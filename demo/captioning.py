@@ -4,6 +4,7 @@ import html
 import math
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -16,8 +17,8 @@ from demo.failures import sentences
 from demo.kept import KeptTexts
 from demo.models import MODEL_QUEUE, Models
 from demo.photo import PhotoPanel
-from demo.stopping import stopped_by
-from demo.uploads import open_received, received_file, received_text
+from demo.stopping import stoppable, stopped_by
+from demo.uploads import open_received, received_text
 from demo.visitors import Visitor, Visitors
 
 if TYPE_CHECKING:
@@ -160,9 +161,11 @@ def build(
         with stopped_by(stop, [event.then]) as running:
             running.append(event.then(api_visibility="private", **describing))
 
-    def where_it_looked(photo: Any, instruction: Any = None) -> list[tuple[Any, str]]:
+    def where_it_looked(
+        request: gr.Request, photo: Any, instruction: Any = None
+    ) -> list[tuple[str, str]]:
         """Show where the queries looked, as pictures."""
-        return look_at(models.blip2, photo, instruction)
+        return look_at(models.blip2, visitors.of(request), photo, instruction)
 
     look.click(
         where_it_looked,
@@ -223,7 +226,7 @@ def stream_caption(
     with sentences():
         prompt = received_text(instruction, "instruction", default="")
         number, decoding = read_decoding(*options)
-        path, _ = received_file(photo)
+        path, _ = visitor.received(photo)
         if not visitor.comes_to(path):
             yield "", "", ""
             return
@@ -235,7 +238,13 @@ def stream_caption(
         picture = open_received(path)
         yield "", "Looking at the photo ...", ""
         if number > 1:
-            found = blip2.candidates(picture, prompt, number, **decoding)
+            writing = partial(blip2.candidates, picture, prompt, number, **decoding)
+            with closing(stoppable(writing)) as working:
+                for found in working:  # noqa: B007
+                    if not visitor.wants(path):
+                        yield "", "", ""
+                        return
+                    yield "", f"Writing {number} candidates, {perf_counter() - start:.0f} s ...", ""
             took = f"{perf_counter() - start:.1f} s"
             best = found[0][0]
             yield best, f"{took}, the best of {len(found)}", candidates_html(found, decoding)
@@ -289,20 +298,24 @@ def candidates_html(found: list[tuple[str, float]], decoding: dict[str, Any]) ->
     return f"<ol>{rows}</ol><p>Scores: {meaning}; nearer to 0 is likelier.</p>"
 
 
-def look_at(blip2: "Blip2", photo: Any, instruction: Any) -> list[tuple[Any, str]]:
+def look_at(
+    blip2: "Blip2", visitor: Visitor, photo: Any, instruction: Any
+) -> list[tuple[str, str]]:
     """Draw where the queries looked.
 
     Parameters
     ----------
     blip2 : Blip2
         The model.
+    visitor : Visitor
+        The pictures go with them.
     photo, instruction : Any
         What the visitor sent, raw.
 
     Returns
     -------
-    list of (PIL.Image.Image, str)
-        See `demo.heat.heat_maps`.
+    list of (str, str)
+        Files of the pictures, and what each shows; see `demo.heat.heat_maps`.
 
     Raises
     ------
@@ -313,8 +326,12 @@ def look_at(blip2: "Blip2", photo: Any, instruction: Any) -> list[tuple[Any, str
 
     with sentences():
         prompt = received_text(instruction, "instruction", default="")
-        path, _ = received_file(photo)
-        return heat_maps(blip2, open_received(path), prompt)
+        path, _ = visitor.received(photo)
+        drawn, place = heat_maps(blip2, open_received(path), prompt), visitor.place()
+        files = [place / f"{number}.jpg" for number in range(len(drawn))]
+        for file, (picture, _) in zip(files, drawn, strict=True):
+            picture.save(file, quality=90)
+        return [(str(file), name) for file, (_, name) in zip(files, drawn, strict=True)]
 
 
 def caption_samples(blip2: "Blip2", kept: KeptTexts, samples: list[Path]) -> None:
@@ -333,4 +350,4 @@ def caption_samples(blip2: "Blip2", kept: KeptTexts, samples: list[Path]) -> Non
     for sample in samples:
         key = kept.key(sample, "", decoding)
         if kept.get(key) is None:
-            kept.keep(key, blip2.caption(sample, **decoding))
+            kept.keep(key, "".join(blip2.stream(open_received(sample), "", **decoding)).strip())

@@ -13,7 +13,7 @@ from demo.failures import sentences
 from demo.models import MODEL_QUEUE, Models
 from demo.photo import PhotoPanel
 from demo.stopping import stopped_by
-from demo.uploads import open_received, received_file, received_text
+from demo.uploads import open_received, received_text
 from demo.visitors import Visitor, Visitors
 
 if TYPE_CHECKING:
@@ -179,6 +179,7 @@ def build(models: Models, panel: PhotoPanel, visitors: Visitors) -> None:
     # A new photo is a new conversation: `stream_answer` begins it, and an answer about the photo
     # before ends by itself. What is shown goes at once, in the browser.
     photo.change(None, None, [history, status], js="() => [[], '']", **quiet)
+    photo.change(lambda: None, None, conversation, **quiet)
     save.click(None, history, None, js=_SAVE, **quiet)
 
 
@@ -221,7 +222,7 @@ def stream_answer(
     """
     with sentences():
         words = received_text(question, "question")
-        path, _ = received_file(photo)
+        path, _ = visitor.received(photo)
         if not visitor.comes_to(path):
             yield [], None, "", ""
             return

@@ -123,9 +123,12 @@ class _Process:
         timer.start()
         try:
             answer, pixels = self._ask({"path": str(path.absolute())})
+        except BaseException:  # the next photo must not get what is left in the pipe
+            self.close()
+            raise
         finally:
             timer.cancel()
-        if answer is None:
+        if answer is None or late.is_set():
             self.close()
             if late.is_set():
                 raise PhotoError("The given photo takes too long to open; choose another one.")

@@ -17,6 +17,8 @@ def sentences() -> Iterator[None]:
     """
     try:
         yield
+    except gr.Error:  # such as that of ZeroGPU, when a visitor has used up their share
+        raise
     except UserError as error:
         raise gr.Error(html.escape(str(error), quote=False), print_exception=False) from error
     except Exception as error:

@@ -42,6 +42,8 @@ class Bounds:
     received: int = 4_000_000_000  # bytes in the folder of received files, of all visitors
     request: int = 1_000_000  # bytes of any other request
     waiting: int = 8  # events of one visitor that wait or run
+    # Of one client address: a program can be many visitors, and a house full of them shares one.
+    waiting_at: int = 56
     measure_every: float = 5.0  # seconds between two looks at the size of the folder
 
 
@@ -178,27 +180,34 @@ class Limits:
 
     async def _join(self, scope: Scope, receive: Receive, send: Send, session: Any) -> None:
         """Let an event into the queue unless its visitor has enough there."""
-        visitor, most = str(session or _address(scope, self._proxied)), self._bounds.waiting
+        address = _address(scope, self._proxied)
+        visitor, most = str(session or address), self._bounds.waiting
         async with self._joining:  # one at a time, or several would pass before any is counted
-            if self._waiting(visitor) >= most:
+            events = self._events()
+            if sum(visitor == self._visitor(event) for event in events) >= most:
                 sentence = f"You have {most} requests waiting already; wait for one to finish."
                 raise _Refused(429, sentence)
+            if sum(address == self._from(event) for event in events) >= self._bounds.waiting_at:
+                raise _Refused(429, "Too many requests wait from where you are; try again later.")
             await self._app(scope, receive, send)
 
-    def _waiting(self, visitor: str) -> int:
-        """Count the events of a visitor that wait or run."""
+    def _events(self) -> list[Any]:
+        """Return the events that wait or run."""
         queue = self._page._queue  # of the pinned Gradio; test_limits says if it changes
         events = [
             event for line in queue.event_queue_per_concurrency_id.values() for event in line.queue
         ]
-        events += [event for job in queue.active_jobs if job for event in job]
-        return sum(visitor == self._visitor(event) for event in events)
+        return events + [event for job in queue.active_jobs if job for event in job]
+
+    def _from(self, event: Any) -> str:
+        """Return the client address that an event came from."""
+        return _address(event.request.scope, self._proxied)
 
     def _visitor(self, event: Any) -> str:
         """Return the session of an event; without one Gradio puts the event's own id there."""
         if event.session_hash != event._id:
             return event.session_hash
-        return _address(event.request.scope, self._proxied)
+        return self._from(event)
 
     def _count_upload(self, address: str) -> None:
         """Note an upload, or refuse it if its address has had its share of the last minute."""
@@ -273,7 +282,10 @@ def _names_only_received(value: Any, received: Path) -> bool:
         elif isinstance(value, dict):
             left += value.values()
             # The page sends the address of a file beside its path, so that one may be any.
-            if str(value.get("url")).lstrip().lower().startswith("data:"):
+            address = str(value.get("url")).lstrip().lower()
+            if address.startswith("data:image/svg"):  # this is how Gradio's page sends one
+                raise _Refused(400, "An SVG is no photo; send a JPEG, PNG or WebP instead.")
+            if address.startswith("data:"):
                 return False
             path = value.get("path")
             try:

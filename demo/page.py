@@ -56,7 +56,8 @@ def build_page(
     gr.Blocks
         To be launched.
     """
-    visitors, kept = visitors or Visitors(), kept or KeptTexts()
+    visitors = Visitors() if visitors is None else visitors
+    kept = KeptTexts() if kept is None else kept
     with gr.Blocks(title=TITLE, delete_cache=DELETE_CACHE) as page:
         gr.HTML(
             f"<h1>{TITLE}</h1><p>Describe a photo, ask about it, find it again.</p>"
@@ -132,8 +133,8 @@ def connect_found(
 
     def take(request: gr.Request, chosen: Any) -> str:
         with sentences():
-            path, _ = received_file(chosen)
-            visitors.of(request).photo = path
+            visitor = visitors.of(request)
+            visitor.photo = path = received_file(chosen)[0]
             return str(path)
 
     shown = {}

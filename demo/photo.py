@@ -161,8 +161,7 @@ def check_photo(upload: Any, request: gr.Request, visitors: Visitors) -> tuple[A
         show the original, or none where it is refused; and the notice that says why.
     """
     try:
-        path, name = received_file(upload)
-        visitors.of(request).files.add(path)
+        path, name = visitors.of(request).received(upload)
         photo = open_received(path)
     except UserError as error:
         return None, gr.HTML(notice_html(str(error)), visible=True)

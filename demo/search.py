@@ -14,7 +14,7 @@ from demo.failures import notice_html, sentences
 from demo.library import Found, Library, Shown
 from demo.models import MODEL_QUEUE, Models
 from demo.photo import PhotoPanel
-from demo.uploads import open_received, received_file, received_number, received_text
+from demo.uploads import open_received, received_number, received_text
 from demo.visitors import Visitor, Visitors
 
 MAX_SHOWN = 48
@@ -190,7 +190,7 @@ def build(
         )
     connect_choice(library, gallery, actions)
     with gr.Accordion("Which words fit the photo?", open=False, elem_id="search-words"):
-        build_words(models, panel)
+        build_words(models, panel, visitors)
     with gr.Accordion("Add photos", open=False, elem_id="search-add"):
         build_adding(library, visitors, gallery, status)
 
@@ -333,7 +333,7 @@ def chosen_photo(library: Library, value: Any) -> tuple[Path, str]:
     return thumbnail, library.original(thumbnail).name
 
 
-def build_words(models: Models, panel: PhotoPanel) -> None:
+def build_words(models: Models, panel: PhotoPanel, visitors: Visitors) -> None:
     """Lay out the choice of words for the photo."""
     lines = gr.Textbox(
         label="Texts, one a line",
@@ -347,14 +347,14 @@ def build_words(models: Models, panel: PhotoPanel) -> None:
         write = gr.Button("Let the model write some", scale=3, elem_id="words-write")
     ranked = gr.HTML(label="Texts, best first", elem_id="words-ranked", elem_classes="candidates")
 
-    def best_captions(photo: Any, lines: Any) -> str:
+    def best_captions(request: gr.Request, photo: Any, lines: Any) -> str:
         """Order texts by how well they describe a photo, best first, with probabilities."""
-        return order_words(models, photo, lines)
+        return order_words(models, visitors.of(request), photo, lines)
 
-    def suggest_captions(photo: Any) -> str:
+    def suggest_captions(request: gr.Request, photo: Any) -> str:
         """Write captions of a photo, one a line."""
         with sentences():
-            path, _ = received_file(photo)
+            path, _ = visitors.of(request).received(photo)
             found = models.blip2.candidates(open_received(path), "", 5, num_beams=5)
             return "\n".join(dict.fromkeys(text for text, _ in found))
 
@@ -469,7 +469,7 @@ def find_similar(
 ) -> tuple[Items, str]:
     """Find photos that are like one; parameters, results and errors as for `find`."""
     with sentences():
-        path, _ = received_file(photo)
+        path, _ = visitor.received(photo)
         wanted = received_number(count, "number of photos to show", 1, MAX_SHOWN)
         where = read_where(library, filters)
         start = perf_counter()
@@ -495,13 +495,15 @@ def read_where(library: Library, filters: Filters) -> Any:
     return library.where(name=name, since=since, until=until, folder=folder)
 
 
-def order_words(models: Models, photo: Any, lines: Any) -> str:
+def order_words(models: Models, visitor: Visitor, photo: Any, lines: Any) -> str:
     """Order texts by how well they describe a photo.
 
     Parameters
     ----------
     models : Models
         Their retriever compares.
+    visitor : Visitor
+        Who asks.
     photo, lines : Any
         What the visitor sent, raw; a text a line.
 
@@ -522,7 +524,7 @@ def order_words(models: Models, photo: Any, lines: Any) -> str:
         texts = [text.strip() for text in texts if text.strip()]
         if len(texts) > MAX_SHOWN:
             raise UserError(f"These are {len(texts)} texts; give at most {MAX_SHOWN}.")
-        path, _ = received_file(photo)
+        path, _ = visitor.received(photo)
         ranked = best_texts(models.retriever, open_received(path), texts, rerank=True)
         rows = "".join(
             f'<li><span class="text">{html.escape(text)}</span>'

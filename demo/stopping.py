@@ -1,8 +1,9 @@
 """A button that ends what runs, alive only while something does."""
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import gradio as gr
 from gradio.events import Dependency
@@ -14,6 +15,46 @@ _QUIET: dict[str, Any] = {
     "api_visibility": "private",
 }
 _ON, _OFF = (f"() => ({{__type__: 'update', interactive: {alive}}})" for alive in ("true", "false"))
+
+
+T = TypeVar("T")
+_PAUSE = 0.25  # seconds between signs of life
+
+
+def stoppable(work: Callable[..., T]) -> Iterator[T | None]:
+    """Do something long in a thread, so that closing the iterator stops it.
+
+    Parameters
+    ----------
+    work : callable
+        Called with ``stopped``, a `threading.Event`: once that is set, it should end.
+
+    Yields
+    ------
+    T or None
+        None as a sign of life, and at the end what came of it.
+    """
+    stopped, results, failures = threading.Event(), [], []
+
+    def run() -> None:
+        try:
+            results.append(work(stopped=stopped))
+        except BaseException as error:  # handed to the reader below, which raises it
+            failures.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        while thread.is_alive():
+            thread.join(_PAUSE)
+            if thread.is_alive():
+                yield None
+    finally:
+        stopped.set()
+        thread.join()
+    if failures:
+        raise failures[0]
+    yield results[0]
 
 
 @contextmanager

@@ -9,10 +9,10 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
+KEPT = 512  # pixels of a photo that a conversation keeps; it is copied with every question
 SECONDS = 60  # that a call may keep the GPU
 # What a page asks of the models; each runs on the GPU as a whole.
 CALLS = (
-    "candidates",
     "attention",
     "embed_images",
     "embed_texts",
@@ -78,6 +78,10 @@ class LentModel:
             return lambda *positional, **named: self._call(name, positional, named)
         return getattr(self._model, name)
 
+    def candidates(self, *positional: Any, stopped: Any = None, **named: Any) -> Any:
+        """As `blip2.Blip2.candidates`; what runs elsewhere cannot be told to stop."""
+        return self._call("candidates", positional, named)
+
     def stream(self, photo: Any, prompt: str = "", **decoding: Any) -> Iterator[str]:
         """As `blip2.Blip2.stream`."""
         yield from self._write(photo, prompt, decoding)
@@ -99,7 +103,8 @@ class LentChat:
     """
 
     def __init__(self, photo: Any, answer: Callable[..., Iterator[str | int]]) -> None:
-        self._photo, self._answer = photo, answer
+        self._photo, self._answer = photo.copy(), answer
+        self._photo.thumbnail((KEPT, KEPT))
         self.turns: list[tuple[str, str]] = []
         self.forgotten = 0
 

@@ -27,7 +27,8 @@ def sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict]
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "received"))
 
     def send(name: str, content: bytes | str = "red") -> dict:
-        path = tmp_path / "received" / str(len(list(tmp_path.glob("received/*")))) / name
+        number = len(list(tmp_path.glob("received/*")))  # named by content, as Gradio does
+        path = tmp_path / "received" / f"{number:064x}" / name
         if isinstance(content, str):
             paint(path, content)
         else:

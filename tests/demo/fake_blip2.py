@@ -25,7 +25,7 @@ class FakeBlip2:
             self.closed += 1
 
     def candidates(
-        self, photo: Image.Image, prompt: str = "", number: int = 3, **decoding
+        self, photo: Image.Image, prompt: str = "", number: int = 3, *, stopped=None, **decoding
     ) -> list[tuple[str, float]]:
         self.calls.append((prompt, decoding))
         return [(f"a {colour(photo)} picture, take {n + 1}", -0.5 * (n + 1)) for n in range(number)]

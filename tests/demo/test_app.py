@@ -64,6 +64,7 @@ def test_a_busy_port_is_one_line():
         (["--auth", ":secret"], "--auth needs a name and a password"),
         (["--photos", "/no/such/folder"], "The folder /no/such/folder does not exist"),
         (["--port", "70000"], "There is no port 70000"),
+        (["--mcp"], "run pip install 'gradio[mcp]' first"),
         (["--host", "host.invalid"], "The address host.invalid:"),
     ],
 )

@@ -7,7 +7,7 @@ import gradio as gr
 import pytest
 from PIL import Image
 
-from demo.captioning import candidates_html, look_at, presets, stream_caption
+from demo.captioning import candidates_html, caption_samples, look_at, presets, stream_caption
 from demo.decoding import BEAM, GREEDY, NUCLEUS, OPTIONS
 from demo.kept import KeptTexts
 from demo.visitors import Visitor
@@ -174,6 +174,54 @@ def test_several_candidates_come_with_their_scores_best_first(blip2, sent, strat
     assert "-0.50" in shown and "-1.50" in shown
 
 
+def test_stopping_reaches_candidates_that_are_being_written(blip2, sent):
+    told = []
+
+    def write(photo, prompt, number, *, stopped, **decoding):
+        told.append(stopped.wait(10))
+        return []
+
+    blip2.candidates = write
+    options = (BEAM, *(DEFAULTS | {"candidates": 3}).values())
+    steps = describe(blip2, sent("a.png"), options=options)
+    assert [next(steps)[1] for _ in range(2)][1].startswith("Writing 3 candidates")
+    steps.close()
+    assert told == [True], "the model goes on"
+
+
+def test_a_failure_while_candidates_are_written_is_told(blip2, sent):
+    def fail(*given, **named):
+        raise MemoryError
+
+    blip2.candidates = fail
+    with pytest.raises(gr.Error, match="not enough memory"):
+        list(
+            describe(blip2, sent("a.png"), options=(BEAM, *(DEFAULTS | {"candidates": 2}).values()))
+        )
+
+
+def test_what_another_part_says_to_visitors_reaches_them(blip2, sent):
+    """As ZeroGPU does when their share is used up."""
+
+    def refuse(photo, prompt, **decoding):
+        raise gr.Error("You have used up your share of the GPU.")
+        yield
+
+    blip2.stream = refuse
+    with pytest.raises(gr.Error, match="used up your share"):
+        list(describe(blip2, sent("a.png")))
+
+
+def test_samples_are_captioned_as_they_will_be_asked_for(blip2, photos):
+    kept = KeptTexts()
+    caption_samples(blip2, kept, photos)
+    asked = len(blip2.calls)
+    assert asked == 3
+    caption_samples(blip2, kept, photos)
+    assert len(blip2.calls) == asked, "they are captioned twice"
+    assert kept.get(kept.key(photos[1], "", blip2.calls[0][1])) == "a red picture: no instruction"
+
+
 def test_scores_are_named_for_what_they_are_and_texts_stay_text():
     shown = candidates_html([("<b>x", -1.0), ("y", -2.0)], {"num_beams": 5, "length_penalty": 2.0})
     assert "&lt;b&gt;x" in shown and "score of the beam" in shown
@@ -238,9 +286,10 @@ def test_presets_take_the_form_of_the_model(blip2):
 
 
 def test_where_it_looked_is_drawn_over_the_photo(blip2, sent):
-    ((picture, name),) = look_at(blip2, sent("a.png", "blue"), "")
+    ((picture, name),) = look_at(blip2, Visitor(), sent("a.png", "blue"), "")
     assert name == "All 4 queries"
-    corner, opposite = picture.getpixel((1, 1)), picture.getpixel((14, 14))
+    with Image.open(picture) as drawn:
+        corner, opposite = drawn.getpixel((1, 1)), drawn.getpixel((14, 14))
     assert sum(corner) > sum(opposite) + 50, "the corner where all looked does not glow"
     with pytest.raises(gr.Error, match="choose one first"):
-        look_at(blip2, None, "")
+        look_at(blip2, Visitor(), None, "")

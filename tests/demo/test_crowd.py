@@ -54,8 +54,10 @@ class Visitor:
             for part in self.client.predict(**values, api_name="/ask")
             if isinstance(part, list)
         )
-        content = messages[-1]["content"]
-        return content if isinstance(content, str) else content[0]["text"]
+        said = [message["content"] for message in messages]
+        asked, answer = (text if isinstance(text, str) else text[0]["text"] for text in said)
+        assert asked == question, "the conversation is somebody else's"
+        return answer
 
 
 class Memory:

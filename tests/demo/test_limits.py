@@ -18,7 +18,13 @@ from PIL import Image
 from demo.limits import Bounds, _address, middleware
 
 SMALL = Bounds(
-    upload=100_000, uploads_a_minute=12, received=400_000, request=5_000, waiting=3, measure_every=0
+    upload=100_000,
+    uploads_a_minute=12,
+    received=400_000,
+    request=5_000,
+    waiting=3,
+    waiting_at=7,
+    measure_every=0,
 )
 SESSION = "visitor-1"
 
@@ -186,6 +192,21 @@ def test_a_visitor_has_few_events_waiting_and_others_have_theirs(small):
         assert time.monotonic() < deadline, "finished events still count"
         time.sleep(0.05)
     assert answer.status_code == 200
+
+
+def test_an_address_has_a_bound_whatever_it_calls_itself(small):
+    """`small` lets seven wait."""
+    answers = [small.join([str(n)], session=f"invented-{n}") for n in range(9)]
+    assert [answer.status_code for answer in answers] == [200] * 7 + [429] * 2
+    assert detail(answers[-1]).startswith("Too many requests wait from where you are")
+    small.go.set()
+
+
+def test_an_svg_is_refused_as_such(shared):
+    """Gradio's page sends it within the request instead of as a file."""
+    body = {"data": [{"url": "data:image/svg+xml,%3Csvg%3E", "path": None}], "fn_index": 0}
+    answer = shared.web.post("/gradio_api/queue/join", json=body)
+    assert answer.status_code == 400 and detail(answer).startswith("An SVG is no photo; send")
 
 
 def test_a_program_gets_the_refusal(small):

@@ -11,6 +11,7 @@ from PIL import Image
 
 from demo.models import Models
 from demo.page import build_page
+from demo.visitors import Visitors
 from tests.demo.fake_blip2 import FakeBlip2
 from tests.index.fake_retriever import FakeRetriever, paint
 
@@ -139,6 +140,23 @@ def test_a_search_by_name_and_photos_added_by_name(visitor, tmp_path):
     assert "Best 4 of 4 photos" in line
     alike, line = client.predict(handle_file(green), 1, api_name="/similar")
     assert alike[0]["caption"].endswith("· green.jpg") and "like this one" in line
+
+
+def test_private_photos_are_found_by_their_visitor_alone(library, tmp_path):
+    models = Models(FakeBlip2(), FakeRetriever())
+    page = build_page(models, library, False, Visitors(library.visit))
+    _, local, _ = page.launch(prevent_thread_lock=True, quiet=True)
+    try:
+        ann, bob = Client(local, verbose=False), Client(local, verbose=False)
+        green = handle_file(paint(tmp_path / "new" / "green.png", "green"))
+        assert "1 photo added." in ann.predict([green], api_name="/add_photos")[0]
+        anns, line = ann.predict("green", api_name="/search")
+        assert anns[0]["caption"].endswith("· green.jpg") and "of 4 photos" in line
+        bobs, line = bob.predict("green", api_name="/search")
+        assert "green" not in str(bobs) and "of 3 photos" in line
+        assert len(library) == 3
+    finally:
+        page.close(verbose=False)
 
 
 def test_files_of_the_server_are_not_served(address, photos, tmp_path):

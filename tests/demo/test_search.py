@@ -175,10 +175,10 @@ def test_a_result_is_chosen_by_its_thumbnail_and_by_nothing_else(library, photos
 
 def test_texts_are_ordered_by_how_well_they_fit(blip2, retriever, sent):
     models = Models(blip2, retriever)
-    ranked = order_words(models, sent("a.png", "blue"), " red \n\nblue\ngreen\nblue\n")
+    ranked = order_words(models, HERE, sent("a.png", "blue"), " red \n\nblue\ngreen\nblue\n")
     assert ranked.count("<li>") == 3 and "100%" in ranked
     assert ranked.index(">blue<") < min(ranked.index(">red<"), ranked.index(">green<"))
     with pytest.raises(gr.Error, match="list of texts is empty"):
-        order_words(models, sent("a.png"), "  ")
+        order_words(models, HERE, sent("a.png"), "  ")
     with pytest.raises(gr.Error, match="give at most 48"):
-        order_words(models, sent("a.png"), "\n".join(map(str, range(49))))
+        order_words(models, HERE, sent("a.png"), "\n".join(map(str, range(49))))

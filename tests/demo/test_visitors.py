@@ -1,16 +1,18 @@
 from pathlib import Path
+from time import monotonic
 from types import SimpleNamespace
 
 import pytest
 
-from demo.visitors import Visitors
+from demo.visitors import STAYS, SWEPT, Visitors
+from tests.index.fake_retriever import paint
 
 
-def page(session: str | None) -> SimpleNamespace:
+def page(session: str) -> SimpleNamespace:
     return SimpleNamespace(session_hash=session)
 
 
-ANN, BOB, PROGRAM = page("ann"), page("bob"), page(None)
+ANN, BOB = page("ann"), page("bob")
 
 
 @pytest.fixture
@@ -21,8 +23,7 @@ def private(library) -> Visitors:
 def test_a_page_is_one_visitor_and_two_are_two():
     visitors = Visitors()
     assert visitors.of(ANN) is visitors.of(ANN) is not visitors.of(BOB)
-    assert visitors.of(PROGRAM) is not visitors.of(PROGRAM)
-    assert len(visitors) == 2
+    assert visitors.count == 2
 
 
 def test_what_was_received_goes_with_its_visitor(sent):
@@ -34,7 +35,7 @@ def test_what_was_received_goes_with_its_visitor(sent):
     assert not mine.parent.exists() and both.exists()
     visitors.leave(ANN)
     visitors.leave(BOB)
-    assert not both.parent.exists() and len(visitors) == 0
+    assert not both.parent.exists() and visitors.count == 0
 
 
 def test_a_sample_that_a_visitor_sent_too_stays(sent):
@@ -46,6 +47,47 @@ def test_a_sample_that_a_visitor_sent_too_stays(sent):
     visitors.of(ANN).files |= {sample, mine}
     visitors.leave(ANN)
     assert sample.exists() and not mine.exists()
+
+
+def test_who_gives_no_sign_for_long_has_left(sent, monkeypatch):
+    """Programs never say that they leave."""
+    visitors, now = Visitors(), monotonic()
+    mine, theirs = Path(sent("a.png")["path"]), Path(sent("b.png", "blue")["path"])
+    visitors.of(ANN).files.add(mine)
+    visitors.of(BOB).files.add(theirs)
+    monkeypatch.setattr("demo.visitors.monotonic", lambda: now + STAYS - 10)
+    visitors.of(BOB)
+    monkeypatch.setattr("demo.visitors.monotonic", lambda: now + STAYS + SWEPT + 10)
+    visitors.of(BOB)
+    assert visitors.count == 1 and not mine.exists() and theirs.exists()
+
+
+def test_of_too_many_the_longest_silent_leave(sent, monkeypatch):
+    monkeypatch.setattr("demo.visitors.MOST", 3)
+    visitors, mine = Visitors(), Path(sent("a.png")["path"])
+    visitors.of(ANN).files.add(mine)
+    for session in "1234":
+        visitors.of(page(session))
+    assert visitors.count == 3 and not mine.exists()
+
+
+def test_what_was_drawn_for_a_visitor_goes_with_them(sent):
+    sent("a.png")
+    visitors = Visitors()
+    place = visitors.of(ANN).place()
+    (place / "0.jpg").write_bytes(b"picture")
+    visitors.leave(ANN)
+    assert not place.exists()
+
+
+def test_thumbnails_stay_whoever_sends_one(sent, tmp_path):
+    sent("a.png")
+    thumbnail = tmp_path / "received" / "thumbnails" / "a.jpg"
+    paint(thumbnail, "red")
+    visitors = Visitors()
+    visitors.of(ANN).received({"path": str(thumbnail)})
+    visitors.leave(ANN)
+    assert thumbnail.exists()
 
 
 def test_nothing_but_received_files_is_deleted(sent, tmp_path):
@@ -80,7 +122,7 @@ def test_the_end_of_the_page_ends_all_visits(library, sent, private):
     visit = private.of(ANN).uploads
     library.add([(Path(sent("sea.png", "green")["path"]), "sea.png")], visit=visit)
     private.close()
-    assert not visit.folder.exists() and len(private) == 0
+    assert not visit.folder.exists() and private.count == 0
 
 
 def test_by_default_added_photos_are_for_all():

@@ -3,12 +3,15 @@
 import inspect
 import pickle
 import sys
+import threading
 from types import SimpleNamespace
 
 import pytest
 import torch
 from PIL import Image
 
+from demo.captioning import caption_samples
+from demo.kept import KeptTexts
 from demo.zerogpu import CALLS, SECONDS, find_gpu, lent
 from tests.demo.fake_blip2 import FakeBlip2
 from tests.index.fake_retriever import FakeRetriever
@@ -87,6 +90,15 @@ def test_embedding_and_matching_borrow_it_and_the_rest_does_not(gpu):
     assert torch.equal(retriever.embed_images([RED]), model.embed_images([RED]))
     assert gpu.borrowed == 2
     assert (retriever.fingerprint, retriever.num_queries) == (model.fingerprint, 4)
+    assert gpu.borrowed == 2
+
+
+def test_candidates_and_samples_borrow_it_too(gpu, tmp_path):
+    model = lent(FakeBlip2(), gpu)
+    assert len(model.candidates(RED, "", 2, stopped=threading.Event(), num_beams=3)) == 2
+    RED.save(tmp_path / "red.png")
+    model._model.stream = lambda photo, prompt, **decoding: iter([" red"])
+    caption_samples(model, KeptTexts(), [tmp_path / "red.png"])
     assert gpu.borrowed == 2
 
 
