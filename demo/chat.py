@@ -46,11 +46,11 @@ _SAVE = """(messages) => {
 
 
 # An answer that was stopped before its first word says so.
-_STOPPED = """(messages) => (messages ?? []).map((message, i, all) => {
+_STOPPED = """(messages) => [(messages ?? []).map((message, i, all) => {
   const text = Array.isArray(message.content) ? message.content[0]?.text : message.content;
   const stopped = [{type: 'text', text: 'Stopped.'}];
   return i === all.length - 1 && text === '...' ? {...message, content: stopped} : message;
-})"""
+})]"""
 
 
 @dataclass

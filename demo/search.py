@@ -213,7 +213,7 @@ def filter_controls(library: Library) -> list[gr.components.Component]:
     """Lay out the filters, in the order of `Filters`."""
     folders = library.folders()
     with gr.Accordion("Filters", open=False, elem_id="search-filters"):
-        with gr.Row(elem_classes="options"):
+        with gr.Row(elem_classes=["options", "filters"]):
             name = gr.Textbox(
                 label="File name",
                 info="* stands for anything",
@@ -342,9 +342,9 @@ def build_words(models: Models, panel: PhotoPanel, visitors: Visitors) -> None:
         max_lines=12,
         elem_id="words-lines",
     )
-    with gr.Row(elem_classes="ask-row"):
-        fit = gr.Button("Order them by how well they fit", scale=4, elem_id="words-run")
-        write = gr.Button("Let the model write some", scale=3, elem_id="words-write")
+    with gr.Row(elem_classes="pair"):
+        fit = gr.Button("Order them by how well they fit", elem_id="words-run")
+        write = gr.Button("Let the model write some", elem_id="words-write")
     ranked = gr.HTML(label="Texts, best first", elem_id="words-ranked", elem_classes="candidates")
 
     def best_captions(request: gr.Request, photo: Any, lines: Any) -> str:
@@ -574,8 +574,9 @@ def found_html(about: str, found: Found, size: int, took: float, filtered: bool)
         return notice_html("No photo passes the filters; loosen or clear them.")
     line = f"<p>Best {len(found.shown)} of {size:,} photos {about}, found in {took:.2f} s</p>"
     if found.poor:
-        line += notice_html(
-            "No good match: the model doubts that any photo here shows this. These come nearest."
+        line += (
+            '<p class="doubt" role="status">No good match: the model doubts that any photo here '
+            "shows this. These come nearest.</p>"
         )
     if not found.lost:
         return line

@@ -112,6 +112,8 @@ button[role="tab"][aria-selected="true"] { color: var(--primary-700); }
 .photo-box .source-selection { background: var(--block-background-fill); }
 :root { --stage: #f4f4f5; }
 :root.dark, .dark { --stage: #111113; }
+.pair { gap: 8px; }
+.pair button { flex: 1 1 180px; font-weight: 500; }
 .deeds { gap: 8px; flex-wrap: nowrap; }
 .deeds button { padding: 8px 6px; font-weight: 500; }
 
@@ -145,6 +147,7 @@ button[role="tab"][aria-selected="true"] { color: var(--primary-700); }
   display: grid; gap: 18px 32px;
   grid-template-columns: repeat(auto-fill, minmax(min(100%, 230px), 1fr));
 }
+.filters > .form { grid-template-columns: repeat(auto-fill, minmax(min(100%, 130px), 1fr)); }
 .options .block:has(input:disabled) { opacity: 0.5; }
 .options .block:has(input:disabled) :is(.min_value, .max_value) { visibility: hidden; }
 
@@ -185,6 +188,11 @@ button:disabled { cursor: not-allowed; opacity: 0.45; }
   border-radius: var(--radius-sm); background: var(--error-background-fill);
   color: var(--body-text-color);
 }
+.meta .doubt {
+  margin-top: 8px !important; padding: 8px 12px; border-left: 3px solid var(--slider-color);
+  border-radius: var(--radius-sm); background: var(--background-fill-secondary);
+  color: var(--body-text-color);
+}
 .meta [role="alert"] { margin-top: 8px; color: var(--body-text-color); }
 /* The sentence is in the message at the corner; a badge that says "Error" adds nothing. */
 [data-testid="status-tracker"]:has(> .error) { display: none; }
@@ -194,7 +202,9 @@ button:disabled { cursor: not-allowed; opacity: 0.45; }
 .report li { margin: 2px 0; overflow-wrap: anywhere; }
 
 /* A gallery is as high as its photos; captions span them. */
-.photos .grid-wrap { max-height: none; height: auto; overflow: visible; padding: 8px; }
+.photos .grid-wrap {
+  min-height: 0; max-height: none; height: auto; overflow: visible; padding: 8px;
+}
 .photos:has(.preview) .grid-wrap { height: min(70vh, 560px); overflow: hidden; }
 .photos .grid-container {
   grid-template-columns: repeat(auto-fill, minmax(min(46%, 170px), 1fr)); gap: 8px;
