@@ -37,9 +37,9 @@ def add_photos(library: Library, visitor: Visitor, uploads: Any, progress: Any) 
     """
     with sentences():
         uploads = uploads if uploads and isinstance(uploads, list) else [uploads]
-        if len(uploads) > MAX_FILES:
-            raise UserError(f"These are {len(uploads)} files; add at most {MAX_FILES} at once.")
-        files = [visitor.received(upload) for upload in uploads]
+        files = [visitor.received(upload) for upload in uploads]  # noted, also where refused
+        if len(files) > MAX_FILES:
+            raise UserError(f"These are {len(files)} files; add at most {MAX_FILES} at once.")
 
         def show(done: int, total: int) -> None:
             what = "Opening" if 2 * done < total else "Embedding"

@@ -33,7 +33,8 @@ _SAVE = """(messages) => {
   const plain = (content) => typeof content === 'string' ? content
     : Array.isArray(content) ? content.map(plain).join('\\n') : (content?.text ?? '');
   const who = {user: 'You', assistant: 'Model'};
-  const lines = (messages ?? []).map((m) => `${who[m.role] ?? m.role}: ${plain(m.content)}`);
+  const lines = (messages ?? []).map(
+    (m) => `${who[m.role] ?? m.role}: ${plain(m.content).replaceAll('&lt;', '<')}`);
   const link = document.createElement('a');
   const text = lines.length ? lines.join('\\n\\n') + '\\n' : 'Nothing was said yet.\\n';
   link.href = URL.createObjectURL(new Blob([text], {type: 'text/plain;charset=utf-8'}));
@@ -48,7 +49,7 @@ _SAVE = """(messages) => {
 # An answer that was stopped before its first word says so.
 _STOPPED = """(messages) => [(messages ?? []).map((message, i, all) => {
   const text = Array.isArray(message.content) ? message.content[0]?.text : message.content;
-  const stopped = [{type: 'text', text: 'Stopped.'}];
+  const stopped = [{type: 'text', text: 'Stopped; this question is not kept.'}];
   return i === all.length - 1 && text === '...' ? {...message, content: stopped} : message;
 })]"""
 
@@ -129,7 +130,13 @@ def build(models: Models, panel: PhotoPanel, visitors: Visitors) -> None:
         """Ask the last question again; chance has a part in the new answer."""
         turn = turn_of(which.index, conversation)
         yield from stream_answer(
-            models.blip2, visitors.of(request), photo, which.value, conversation, turn, vary=True
+            models.blip2,
+            visitors.of(request),
+            photo,
+            as_said(which.value),
+            conversation,
+            turn,
+            True,
         )
 
     def ask_otherwise(
@@ -138,7 +145,7 @@ def build(models: Models, panel: PhotoPanel, visitors: Visitors) -> None:
         """Ask an edited question; what was said after it is taken back."""
         turn = turn_of(edited.index, conversation)
         yield from stream_answer(
-            models.blip2, visitors.of(request), photo, edited.value, conversation, turn
+            models.blip2, visitors.of(request), photo, as_said(edited.value), conversation, turn
         )
 
     answering: dict[str, Any] = {
@@ -274,12 +281,20 @@ def turn_of(message: Any, conversation: Conversation | None) -> int:
 
 
 def messages(turns: list[tuple[str, str]]) -> Messages:
-    """Return turns, as (question, answer), in the form that `gr.Chatbot` shows."""
+    """Return turns, as (question, answer), in the form that `gr.Chatbot` shows.
+
+    It would draw what looks like HTML; see `as_said` for the way back.
+    """
     return [
-        {"role": role, "content": words}
+        {"role": role, "content": words.replace("<", "&lt;")}
         for turn in turns
         for role, words in zip(("user", "assistant"), turn, strict=True)
     ]
+
+
+def as_said(shown: Any) -> Any:
+    """Return a text of the history as it was said."""
+    return shown.replace("&lt;", "<") if isinstance(shown, str) else shown
 
 
 def forgotten_html(turns: int) -> str:

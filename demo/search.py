@@ -7,6 +7,7 @@ from time import perf_counter
 from typing import Any
 
 import gradio as gr
+import numpy as np
 
 from blip2.errors import UserError
 from demo.adding import MAX_FILES, add_photos
@@ -517,6 +518,7 @@ def order_words(models: Models, visitor: Visitor, photo: Any, lines: Any) -> str
     gr.Error
         If there is no photo or no text, or there are too many.
     """
+    from blip2.retrieval import joint_score
     from index import best_texts
 
     with sentences():
@@ -526,15 +528,20 @@ def order_words(models: Models, visitor: Visitor, photo: Any, lines: Any) -> str
             raise UserError(f"These are {len(texts)} texts; give at most {MAX_SHOWN}.")
         path, _ = visitor.received(photo)
         ranked = best_texts(models.retriever, open_received(path), texts, rerank=True)
+        _, similarity, match = zip(*ranked, strict=True)
+        fits = joint_score(similarity, match, models.retriever.temperature)
+        # Both parts of the joint score are logits, so these are probabilities: of each text, if
+        # one of them belongs to the photo.
+        shares = np.exp(fits - fits.max()) / np.exp(fits - fits.max()).sum()
         rows = "".join(
             f'<li><span class="text">{html.escape(text)}</span>'
-            f'<span class="score">{match:.0%}</span>'
-            f'<span class="bar" style="width:{match:.0%}"></span></li>'
-            for text, _, match in ranked
+            f'<span class="score">{share:.0%}</span>'
+            f'<span class="bar" style="width:{share:.0%}"></span></li>'
+            for (text, _, _), share in zip(ranked, shares, strict=True)
         )
         return (
-            f"<ol>{rows}</ol><p>The probability that text and photo belong together; the order "
-            "counts their similarity, too.</p>"
+            f"<ol>{rows}</ol><p>How likely each is the text of the photo, if one of them is, by "
+            "similarity and matching together.</p>"
         )
 
 
@@ -548,8 +555,8 @@ def caption(shown: Shown) -> str:
     score = f"{shown.hit.score:.3f}"
     if shown.hit.match is not None:
         score = f"{shown.hit.match:.0%} match"
-    alike = f" · {len(shown.alike)} more like it" if shown.alike else ""
-    return f"{score} · {shown.name}{alike}"
+    alike = f", {len(shown.alike)} more like it" if shown.alike else ""
+    return f"{score}{alike} · {shown.name}"  # the name last: a long one is cut
 
 
 def found_html(about: str, found: Found, size: int, took: float, filtered: bool) -> str:

@@ -81,4 +81,5 @@ def stopped_by(button: gr.Button, started: list[Any]) -> Iterator[list[Dependenc
     yield running
     for event in running:
         event.then(None, None, button, js=_OFF, **_QUIET)
+        event.failure(None, None, button, js=_OFF, **_QUIET)
     button.click(None, None, button, js=_OFF, cancels=running, **_QUIET)

@@ -167,7 +167,7 @@ button[role="tab"][aria-selected="true"] { color: var(--primary-700); }
   margin-top: 8px !important; font-size: var(--text-sm); color: var(--body-text-color-subdued);
 }
 button:disabled { cursor: not-allowed; opacity: 0.45; }
-.candidates:not(:has(ol)), #chat-status:not(:has(p)), #caption-heat:not(:has(img)) {
+.candidates:not(:has(ol)), #chat-status:not(:has(p)), .photos:not(:has(img)) {
   display: none;
 }
 

@@ -39,7 +39,11 @@ def received_file(upload: Any) -> tuple[Path, str]:
     """
     if not upload:
         raise UserError("There is no photo yet; choose one first.")
-    given = upload.get("path") if isinstance(upload, dict) else None
+    given, address = None, ""
+    if isinstance(upload, dict):
+        given, address = upload.get("path"), str(upload.get("url"))
+    if address.startswith("data:image/svg"):
+        raise UserError("An SVG is drawn and no photo; send a JPEG, PNG or WebP instead.")
     if not given or not isinstance(given, str) or "\0" in given:
         raise UserError("The photo did not come as a file; upload it as a file.")
     path, home = Path(given).resolve(), Path(get_upload_folder()).resolve()

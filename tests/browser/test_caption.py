@@ -43,6 +43,7 @@ def test_a_photo_is_described_word_by_word(visit: Callable[..., Page], tmp_path:
     photograph(page, "caption-empty-1440-light")
     page.click("#caption-run")
     expect(page.get_by_text("There is no photo yet; choose one first.")).to_be_visible()
+    expect(page.locator("#caption-stop")).to_be_disabled()
     photograph(page, "caption-no-photo-1440-light")
 
     bad = tmp_path / "bad.jpg"

@@ -65,7 +65,8 @@ def test_a_conversation(visit: Callable[..., Page], tmp_path: Path) -> None:
 
     page.click("#chat-clear")
     expect(answers(page)).to_have_count(0)
-    ask(page, "Who is this?", 1)
+    ask(page, "Who is <b>this</b>?", 1)
+    assert questions(page).first.inner_text().strip() == "Who is <b>this</b>?"
     pick_sample(page, 2)  # another photo, another conversation
     expect(answers(page)).to_have_count(0)
 

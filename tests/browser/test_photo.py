@@ -1,6 +1,7 @@
 """One photo for all tabs, from wherever it comes."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 from playwright.sync_api import Page, expect
 
@@ -45,6 +46,14 @@ def test_an_uploaded_photo_is_carried_between_tabs(visit: Callable[..., Page]) -
     expect(page.locator("#chat-history .bot.message")).to_have_count(1, timeout=ANSWER)
     caption_in_one_click(page)
     assert len([url for url in sent if "upload_progress" not in url]) == 1, "sent more than once"
+
+
+def test_an_svg_is_refused_with_a_reason(visit: Callable[..., Page], tmp_path: Path) -> None:
+    page = visit()
+    (tmp_path / "a.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'><rect/></svg>")
+    page.set_input_files("#photo input[type=file]", tmp_path / "a.svg")
+    expect(page.locator("#photo-notice")).to_contain_text("not a picture; use JPEG")
+    expect(page.locator("#photo img")).to_have_count(0)
 
 
 def test_a_pasted_photo(visit: Callable[..., Page]) -> None:

@@ -152,7 +152,7 @@ def test_photos_are_added_and_near_duplicates_folded(
     expect(page.locator("#search-gallery .caption-label")).to_have_count(11)
     photograph(page, "search-added-1440-light")
     assert len(search(page, "a cup of coffee")) == 10
-    expect(page.locator("#search-gallery")).to_contain_text("1 more like it")
+    expect(page.locator("#search-gallery")).to_contain_text(", 1 more like it")
     photograph(page, "search-folded-1440-light")
     unfold(page, "search-filters")
     page.get_by_label("Fold near-duplicates").uncheck()

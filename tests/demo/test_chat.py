@@ -3,7 +3,7 @@ from pathlib import Path
 import gradio as gr
 import pytest
 
-from demo.chat import stream_answer, turn_of
+from demo.chat import as_said, stream_answer, turn_of
 from demo.visitors import Visitor
 
 
@@ -111,6 +111,13 @@ def test_an_edited_question_takes_back_what_came_after_it(blip2, sent):
         "Other?",
         "red; before you asked One?",
     ]
+
+
+def test_words_that_look_like_html_stay_words(blip2, sent):
+    """The history draws HTML; the model and a question that is edited get what was written."""
+    shown, conversation, _ = ask(blip2, sent("a.png"), "Is 1 < 2 <b>?</b>")
+    assert said(shown)[0] == "Is 1 &lt; 2 &lt;b>?&lt;/b>"
+    assert conversation.chat.turns[0][0] == "Is 1 < 2 <b>?</b>" == as_said(said(shown)[0])
 
 
 def test_a_stopped_question_can_be_asked_again(blip2, sent):

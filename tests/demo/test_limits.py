@@ -202,13 +202,6 @@ def test_an_address_has_a_bound_whatever_it_calls_itself(small):
     small.go.set()
 
 
-def test_an_svg_is_refused_as_such(shared):
-    """Gradio's page sends it within the request instead of as a file."""
-    body = {"data": [{"url": "data:image/svg+xml,%3Csvg%3E", "path": None}], "fn_index": 0}
-    answer = shared.web.post("/gradio_api/queue/join", json=body)
-    assert answer.status_code == 400 and detail(answer).startswith("An SVG is no photo; send")
-
-
 def test_a_program_gets_the_refusal(small):
     client = Client(small.address, verbose=False)
     jobs = [client.submit(str(n), api_name="/wait") for n in range(5)]

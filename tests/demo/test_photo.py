@@ -30,6 +30,14 @@ def test_a_bad_photo_is_taken_out_on_arrival_with_a_reason(sent, visitors):
     assert notice.visible is True
 
 
+def test_an_svg_is_refused_as_such(visitors):
+    """Gradio's page sends it within the request instead of as a file."""
+    drawn = {"path": None, "url": "data:image/svg+xml,%3Csvg%3E", "orig_name": "a.svg"}
+    shown, notice = check_photo(drawn, ANN, visitors)
+    assert shown is None
+    assert "An SVG is drawn and no photo; send a JPEG" in notice.value
+
+
 def test_what_browsers_cannot_show_is_shown_as_a_copy(sent, visitors):
     photo = sent("scan.tiff", "blue")
     shown, _ = check_photo(photo, ANN, visitors)
