@@ -101,7 +101,8 @@ def test_the_app_loads_published_models(folders):
     said = []
     models = load_models(str(folders["opt"]), str(folders["itm"]), "cpu", "8bit", said.append)
     assert isinstance(models.retriever, Blip2Retriever)
-    assert models.describe() == f"{folders['opt'].name} and {folders['itm'].name} on cpu"
+    names = f"{folders['opt'].name} and {folders['itm'].name}"
+    assert models.describe() == f"{names} on the processor (no GPU)"
     assert len(said) == 4
 
 
