@@ -3,12 +3,64 @@
 import html
 from typing import Any
 
+import gradio as gr
+
 from blip2.errors import UserError
+from demo.events import MODEL_QUEUE
 from demo.failures import sentences
+from demo.finding import Items, first_items, size_html
 from demo.library import Library
-from demo.visitors import Visitor
+from demo.visitors import Visitor, Visitors
 
 MAX_FILES = 100  # of one upload
+_PROGRESS = gr.Progress()
+
+
+def build(library: Library, visitors: Visitors, gallery: gr.Gallery, status: gr.HTML) -> None:
+    """Lay out the box for new photos, and connect it.
+
+    Parameters
+    ----------
+    library : Library
+        Takes the photos.
+    visitors : Visitors
+        Say whether these are for their visitor alone.
+    gallery, status : gr.Gallery, gr.HTML
+        Show the library afterwards.
+    """
+    files = gr.File(
+        label="Photos to add", file_count="multiple", height=140, elem_id="search-files"
+    )
+    where = (
+        "Only you can find them, and they are deleted when you close the page."
+        if visitors.private
+        else "They stay in the library of this computer."
+    )
+    report = gr.HTML(
+        f"<p>JPEG, PNG, WebP, GIF, BMP or TIFF, at most {MAX_FILES} at once. {where}</p>",
+        label="What came of each photo",
+        elem_id="search-report",
+        elem_classes="report",
+    )
+
+    def add(
+        request: gr.Request, files: Any, progress: gr.Progress = _PROGRESS
+    ) -> tuple[str, Items, str, None]:
+        """Add photos to the library."""
+        visitor = visitors.of(request)
+        sentence = add_photos(library, visitor, files, progress)
+        return sentence, first_items(library, visitor), size_html(library, visitor), None
+
+    files.upload(
+        add,
+        files,
+        [report, gallery, status, files],
+        preprocess=False,
+        show_progress="full",
+        show_progress_on=report,
+        api_name="add_photos",
+        **MODEL_QUEUE,
+    )
 
 
 def add_photos(library: Library, visitor: Visitor, uploads: Any, progress: Any) -> str:

@@ -1,6 +1,5 @@
 """The tab that describes a photo, with or without an instruction."""
 
-import html
 import math
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -13,10 +12,12 @@ import gradio as gr
 from gradio.events import Dependency
 
 from demo.decoding import GREEDY, OPTIONS, decoding_controls, read_decoding
+from demo.events import QUIET, RUNS_MODEL
 from demo.failures import sentences
 from demo.kept import KeptTexts
-from demo.models import MODEL_QUEUE, Models
+from demo.models import Models
 from demo.photo import PhotoPanel
+from demo.ranking import ranking_html
 from demo.stopping import stoppable, stopped_by
 from demo.uploads import open_received, received_text
 from demo.visitors import Visitor, Visitors
@@ -24,7 +25,6 @@ from demo.visitors import Visitor, Visitors
 if TYPE_CHECKING:
     from blip2 import Blip2
 
-HEAT_SIZE = 300  # pixels of a column of heat maps
 Step = tuple[str, str, str]
 
 
@@ -145,11 +145,8 @@ def build(
         "fn": caption,
         "inputs": [photo, instruction, *options],
         "outputs": [text, status, candidates],
-        "preprocess": False,
-        "show_progress": "minimal",
         "show_progress_on": text,
-        "trigger_mode": "once",
-        **MODEL_QUEUE,
+        **RUNS_MODEL,
     }
     started = [run.click, instruction.submit, panel.describe.click]
     with stopped_by(stop, started) as running:
@@ -171,11 +168,8 @@ def build(
         where_it_looked,
         [photo, instruction],
         heat,
-        preprocess=False,
-        show_progress="minimal",
-        trigger_mode="once",
         api_name="attention",
-        **MODEL_QUEUE,
+        **RUNS_MODEL,
     )
     # In the browser alone, so that it comes before the first words about the new photo.
     photo.change(
@@ -183,9 +177,7 @@ def build(
         None,
         [text, status, candidates, heat],
         js="() => ['', '', '', []]",
-        queue=False,
-        show_progress="hidden",
-        api_visibility="private",
+        **QUIET,
     )
     return caption_after
 
@@ -231,8 +223,8 @@ def stream_caption(
             yield "", "", ""
             return
         start = perf_counter()
-        key = kept.key(path, prompt, decoding)
-        if number == 1 and (text := kept.get(key)) is not None:
+        key = kept.key(path, prompt, decoding) if number == 1 else None
+        if (text := kept.get(key)) is not None:
             yield text, f"{word_count(text)}, written before", ""
             return
         picture = open_received(path)
@@ -288,14 +280,9 @@ def candidates_html(found: list[tuple[str, float]], decoding: dict[str, Any]) ->
     """
     by_token = not decoding.get("num_beams") or decoding.get("length_penalty") == 1.0
     meaning = "log-probability of a token, on average" if by_token else "score of the beam"
-    rows = "".join(
-        f'<li><span class="text">{html.escape(text)}</span>'
-        f'<span class="score">{score:.2f}</span>'
-        f'<span class="bar" style="width:{100 * math.exp(min(0.0, score - found[0][1])):.0f}%">'
-        "</span></li>"
-        for text, score in found
-    )
-    return f"<ol>{rows}</ol><p>Scores: {meaning}; nearer to 0 is likelier.</p>"
+    best = found[0][1]
+    rows = [(text, f"{score:.2f}", math.exp(min(0.0, score - best))) for text, score in found]
+    return ranking_html(rows, f"Scores: {meaning}; nearer to 0 is likelier.")
 
 
 def look_at(

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from blip2.errors import UserError
+from demo.events import QUIET, RUNS_MODEL
 from demo.failures import sentences
-from demo.models import MODEL_QUEUE, Models
+from demo.models import Models
 from demo.photo import PhotoPanel
 from demo.stopping import stopped_by
 from demo.uploads import open_received, received_text
@@ -150,20 +151,17 @@ def build(models: Models, panel: PhotoPanel, visitors: Visitors) -> None:
 
     answering: dict[str, Any] = {
         "outputs": [history, conversation, question, status],
-        "preprocess": False,
-        "show_progress": "minimal",
         "show_progress_on": history,
-        **MODEL_QUEUE,
+        **RUNS_MODEL,
     }
     started = [send.click, question.submit, *(chip.click for chip in chips)]
-    again: dict[str, Any] = {"trigger_mode": "once", "api_visibility": "private", **answering}
+    again: dict[str, Any] = {"api_visibility": "private", **answering}
     with stopped_by(stop, [*started, history.retry, history.edit]) as runs:
         runs.append(
             gr.on(
                 [send.click, question.submit],
                 ask,
                 [photo, question, conversation],
-                trigger_mode="once",
                 api_name="ask",
                 **answering,
             )
@@ -175,19 +173,14 @@ def build(models: Models, panel: PhotoPanel, visitors: Visitors) -> None:
         runs.append(history.edit(ask_otherwise, [photo, conversation], **again))
 
     stop.click(None, history, history, js=_STOPPED, queue=False, api_visibility="private")
-    quiet: dict[str, Any] = {
-        "queue": False,
-        "show_progress": "hidden",
-        "api_visibility": "private",
-    }
     forgotten = [history, conversation, status]
     for event in (clear.click, history.clear):
-        event(lambda: ([], None, ""), None, forgotten, cancels=runs, **quiet)
+        event(lambda: ([], None, ""), None, forgotten, cancels=runs, **QUIET)
     # A new photo is a new conversation: `stream_answer` begins it, and an answer about the photo
     # before ends by itself. What is shown goes at once, in the browser.
-    photo.change(None, None, [history, status], js="() => [[], '']", **quiet)
-    photo.change(lambda: None, None, conversation, **quiet)
-    save.click(None, history, None, js=_SAVE, **quiet)
+    photo.change(None, None, [history, status], js="() => [[], '']", **QUIET)
+    photo.change(lambda: None, None, conversation, **QUIET)
+    save.click(None, history, None, js=_SAVE, **QUIET)
 
 
 def stream_answer(

@@ -6,6 +6,7 @@ from typing import Any
 import gradio as gr
 
 from blip2.errors import UserError
+from demo.events import QUIET
 
 GREEDY, BEAM, NUCLEUS = "Greedy", "Beam search", "Nucleus sampling"
 STRATEGIES = {
@@ -110,9 +111,7 @@ def decoding_controls() -> list[gr.components.Component]:
         follow,
         strategy,
         [strategy, *(sliders[name] for name in depending)],
-        queue=False,
-        show_progress="hidden",
-        api_visibility="private",
+        **QUIET,
     )
     return [strategy, *sliders.values()]
 

@@ -1,10 +1,12 @@
 """Captions that were written before, so that a sample need not be captioned for each visitor."""
 
-import hashlib
 import threading
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
+
+from blip2.errors import UserError
+from demo.uploads import received_digest
 
 ROOM = 512  # texts
 
@@ -43,9 +45,8 @@ class KeptTexts:
         if decoding.get("do_sample"):
             return None
         try:
-            with photo.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError:  # who opens it as a photo says what is wrong
+            digest = received_digest(photo)
+        except UserError:  # who opens it as a photo says what is wrong
             return None
         return digest, prompt, tuple(sorted(decoding.items()))
 

@@ -12,10 +12,6 @@ from demo.failures import lacks_memory
 if TYPE_CHECKING:
     from blip2 import Blip2, Blip2Retriever
 
-# Every event that runs a model takes these. Gradio gives each event a queue of its own otherwise,
-# and caption, chat and search would run side by side and take the memory of three.
-MODEL_QUEUE = {"concurrency_id": "model", "concurrency_limit": 1}
-
 
 @dataclass(frozen=True)
 class Models:

@@ -7,6 +7,7 @@ import gradio as gr
 from gradio.events import Dependency
 
 from demo import captioning, chat, photo, search
+from demo.events import QUIET
 from demo.failures import sentences
 from demo.kept import KeptTexts
 from demo.library import Library, sample_photos
@@ -21,11 +22,6 @@ DELETE_CACHE = (600, 2 * 3600)
 FOCUS_QUESTION = """() => {
   setTimeout(() => document.querySelector('#chat-question textarea')?.focus(), 200);
 }"""
-_QUIET: dict[str, Any] = {
-    "queue": False,
-    "show_progress": "hidden",
-    "api_visibility": "private",
-}
 MAX_WAITING = 64  # requests in the queue; further ones are told that the page is busy
 
 
@@ -83,7 +79,7 @@ def build_page(
         photo.connect_changes(panel, visitors)
         taken = connect_found(found, panel, tabs, visitors)
         caption_after(taken["caption"])
-        page.load(None, None, None, js=photo.name_samples(sample_photos()), **_QUIET)
+        page.load(None, None, None, js=photo.name_samples(sample_photos()), **QUIET)
         page.unload(visitors.leave)
     visitors.keep_ours()
     # Not past the queue: `run` would let programs have the model at once, beside those who wait.
@@ -105,8 +101,8 @@ def connect_panel(panel: photo.PhotoPanel, tabs: gr.Tabs) -> None:
         (panel.ask, "chat"),
         (panel.similar, "search"),
     ):
-        button.click(None, None, tabs, js=_select(tab), **_QUIET)
-    panel.ask.click(None, None, None, js=FOCUS_QUESTION, **_QUIET)
+        button.click(None, None, tabs, js=_select(tab), **QUIET)
+    panel.ask.click(None, None, None, js=FOCUS_QUESTION, **QUIET)
 
 
 def connect_found(
@@ -139,9 +135,9 @@ def connect_found(
 
     shown = {}
     for tab, button in (("caption", found.describe), ("chat", found.ask)):
-        taken = button.click(take, found.chosen, panel.photo, preprocess=False, **_QUIET)
-        shown[tab] = taken.then(None, None, tabs, js=_select(tab), **_QUIET)
-    shown["chat"].then(None, None, None, js=FOCUS_QUESTION, **_QUIET)
+        taken = button.click(take, found.chosen, panel.photo, preprocess=False, **QUIET)
+        shown[tab] = taken.then(None, None, tabs, js=_select(tab), **QUIET)
+    shown["chat"].then(None, None, None, js=FOCUS_QUESTION, **QUIET)
     return shown
 
 

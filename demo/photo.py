@@ -8,6 +8,7 @@ from typing import Any
 import gradio as gr
 
 from blip2.errors import UserError
+from demo.events import QUIET
 from demo.failures import notice_html
 from demo.uploads import open_received, received_file
 from demo.visitors import Visitors
@@ -22,7 +23,7 @@ class PhotoPanel:
     Parameters
     ----------
     photo : gr.Image
-        Its raw value goes to `demo.uploads.received_photo`.
+        Its raw value goes to `demo.visitors.Visitor.received`.
     notice : gr.HTML
         Says why a photo was refused.
     describe, ask, similar : gr.Button
@@ -86,9 +87,7 @@ def build(samples: list[Path], visitors: Visitors) -> PhotoPanel:
         photo,
         [photo, notice],
         preprocess=False,
-        queue=False,
-        show_progress="hidden",
-        api_visibility="private",
+        **QUIET,
     )
     return PhotoPanel(photo, notice, describe, ask, similar)
 
@@ -115,9 +114,7 @@ def connect_changes(panel: PhotoPanel, visitors: Visitors) -> None:
         panel.photo,
         panel.notice,
         preprocess=False,
-        queue=False,
-        show_progress="hidden",
-        api_visibility="private",
+        **QUIET,
     )
 
 

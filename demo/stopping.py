@@ -8,15 +8,9 @@ from typing import Any, TypeVar
 import gradio as gr
 from gradio.events import Dependency
 
-# In the browser alone: it must not wait for the server while the model is busy.
-_QUIET: dict[str, Any] = {
-    "queue": False,
-    "show_progress": "hidden",
-    "api_visibility": "private",
-}
+from demo.events import QUIET
+
 _ON, _OFF = (f"() => ({{__type__: 'update', interactive: {alive}}})" for alive in ("true", "false"))
-
-
 T = TypeVar("T")
 _PAUSE = 0.25  # seconds between signs of life
 
@@ -76,10 +70,10 @@ def stopped_by(button: gr.Button, started: list[Any]) -> Iterator[list[Dependenc
     # The page handles what one click starts in the order in which it was declared, and comes to
     # the next when the one before has ended: the button must wake up first.
     for begin in started:
-        begin(None, None, button, js=_ON, **_QUIET)
+        begin(None, None, button, js=_ON, **QUIET)
     running: list[Dependency] = []
     yield running
     for event in running:
-        event.then(None, None, button, js=_OFF, **_QUIET)
-        event.failure(None, None, button, js=_OFF, **_QUIET)
-    button.click(None, None, button, js=_OFF, cancels=running, **_QUIET)
+        event.then(None, None, button, js=_OFF, **QUIET)
+        event.failure(None, None, button, js=_OFF, **QUIET)
+    button.click(None, None, button, js=_OFF, cancels=running, **QUIET)

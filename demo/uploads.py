@@ -5,6 +5,7 @@ knows no pixel limit and no list of formats, and fails without a sentence. Nor c
 relied on that a path leads into its upload folder: it looks at files that a request calls files.
 """
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -53,30 +54,24 @@ def received_file(upload: Any) -> tuple[Path, str]:
     return path, name
 
 
-def received_photo(upload: Any) -> Image.Image:
-    """Open a photo that a visitor sent.
+def open_received(path: Path) -> Image.Image:
+    """Open a received file as a photo; errors say "the given photo", not where it lies."""
+    return decoders().open(path)
 
-    Parameters
-    ----------
-    upload : Any
-        The raw value of an image component.
 
-    Returns
-    -------
-    PIL.Image.Image
-        As `demo.decoder.Decoders.open` returns it.
+def received_digest(path: Path) -> str:
+    """Return the SHA-256 of a received file, in hex.
 
     Raises
     ------
     UserError
-        If there is none or it cannot be used; the sentence names no path of the server.
+        If it is gone.
     """
-    return open_received(received_file(upload)[0])
-
-
-def open_received(path: Path) -> Image.Image:
-    """Open a received file as a photo; errors say "the given photo", not where it lies."""
-    return decoders().open(path)
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        raise UserError("The photo is no longer here; upload it again.") from None
 
 
 def received_text(text: Any, what: str, default: str | None = None) -> str:

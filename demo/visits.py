@@ -1,6 +1,5 @@
 """What visitors send to be searched: clean copies of it, and the private library of a visit."""
 
-import hashlib
 import re
 import secrets
 import shutil
@@ -13,14 +12,14 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from blip2.errors import UserError
+from demo.decoder import LONGEST
 from demo.thumbnails import write_jpeg
-from demo.uploads import open_received
+from demo.uploads import open_received, received_digest
 
 if TYPE_CHECKING:
     from blip2 import Blip2Retriever
     from index import AddReport, Hit, PhotoIndex, Where
 
-LONGEST = 2048  # pixels of a kept photo; no image encoder reads as many
 QUALITY = 92
 MAX_VISIT_PHOTOS = 500
 ENDED = "This visit has ended and its photos were deleted; reload the page to begin another."
@@ -193,21 +192,6 @@ def add_copies(
     report = index.add(list(kept), progress=embedded)
     refused += [(kept.get(path, path.name), reason) for path, reason in report.refused]
     return replace(report, known=report.known + there), refused
-
-
-def received_digest(path: Path) -> str:
-    """Return the SHA-256 of a received file, in hex.
-
-    Raises
-    ------
-    UserError
-        If it is gone.
-    """
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
-        raise UserError("The photo is no longer here; upload it again.") from None
 
 
 def keep_copy(path: Path, name: str, folder: Path) -> Path:

@@ -7,10 +7,12 @@ from PIL import Image
 
 from blip2.errors import UserError
 from demo.adding import MAX_FILES, add_photos, report_html
+from demo.finding import Filters, find, find_similar
 from demo.library import Library
 from demo.models import Models
-from demo.search import Filters, chosen_photo, find, find_similar, order_words
+from demo.search import chosen_photo
 from demo.visitors import Visitor
+from demo.words import order_words
 from index import PhotoIndex
 
 HERE = Visitor()
