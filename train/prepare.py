@@ -93,28 +93,61 @@ def prepare(
     sources = find_sources(source)
     if any(part.weight != 1 for part in sources):
         raise UserError("Shards hold each photo once; give the weight in the recipe instead.")
-    if not out.name:
-        raise UserError(f"--out {out} names a folder alone; add a name, such as {out}/train.")
-    if list(out.parent.glob(f"{out.name}-*.tar")):
-        raise UserError(
-            f"Shards {out}-*.tar are there already; remove them or choose another --out."
-        )
+    check_new(out)
     report = ShardReport()
     samples = (sample for part in sources for sample in part.samples(report))
     if seed is not None:
         samples = _shuffled(samples, seed)
     every = 0.1 if sys.stderr.isatty() else 15
     bar = tqdm(samples, desc="photos", unit="photo", mininterval=every)
+    shards = write_shards(out, _usable(bar, side, report), per_shard)
+    if not shards:
+        raise UserError(f"No photo of {source} can be used; {report.describe()}.")
+    return report, shards
+
+
+def check_new(out: Path) -> None:
+    """Make sure that shards of this name can be made, before the work begins.
+
+    Raises
+    ------
+    UserError
+        `out` names no file, or shards of this name exist.
+    """
+    if not out.name:
+        raise UserError(f"--out {out} names a folder alone; add a name, such as {out}/train.")
+    if list(out.parent.glob(f"{out.name}-*.tar")):
+        raise UserError(
+            f"Shards {out}-*.tar are there already; remove them or choose another --out."
+        )
+
+
+def write_shards(
+    out: Path, samples: Iterator[tuple[str, dict[str, bytes]]], per_shard: int
+) -> list[Path]:
+    """Write shards ``<out>-000000.tar`` and so on; they get their names when all are finished.
+
+    Parameters
+    ----------
+    out : Path
+        Folder and beginning of the shards' names.
+    samples : iterator
+        Names and files by suffix; without any, no shard is written.
+    per_shard : int
+        Samples of one shard.
+
+    Raises
+    ------
+    UserError
+        They can't be written.
+    """
     aside: list[Path] = []
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        usable = _usable(bar, side, report)
         path = _aside(out, 0)
-        while write_shard(path, usable, per_shard):
+        while write_shard(path, samples, per_shard):
             aside.append(path)
             path = _aside(out, len(aside))
-        if not aside:
-            raise UserError(f"No photo of {source} can be used; {report.describe()}.")
         shards = [path.with_suffix("") for path in aside]
         for path, shard in zip(aside, shards, strict=True):
             os.replace(path, shard)
@@ -123,7 +156,7 @@ def prepare(
     finally:
         for path in aside:
             path.unlink(missing_ok=True)
-    return report, shards
+    return shards
 
 
 def _shuffled(samples: Iterator[Sample], seed: int) -> Iterator[Sample]:

@@ -13,6 +13,7 @@ import json
 import re
 import tarfile
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -167,14 +168,49 @@ def iter_samples(
         )
 
 
-def _read_shard(path: Path, with_image: bool) -> Iterator[tuple[str, Sample | str]]:
-    """Yield each sample of one tar with its key, or the reason why it is broken."""
+def iter_files(
+    source: str | Path | Iterable[str | Path], report: ShardReport
+) -> Iterator[tuple[str, dict[str, bytes], Sample]]:
+    """Read samples with their files, for writing them to other shards as they are.
+
+    Parameters
+    ----------
+    source
+        Everything that :func:`find_shards` takes.
+    report
+        Counts the samples; a broken one is noted in it and left out.
+
+    Yields
+    ------
+    str, dict, Sample
+        A sample's name in its shard, its files by suffix, and what its json says.
+    """
+    for path in find_shards(source):
+        report.shards.append(str(path))
+        with _opened(path) as tar:
+            for key, members in _group(tar, path).items():
+                sample = _read_sample(tar, path, key, members, with_image=False)
+                if isinstance(sample, str):
+                    report.broken.append((f"{path}:{key}", sample))
+                    continue
+                report.samples += 1
+                yield key, {_suffix(m): tar.extractfile(m).read() for m in members}, sample
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tarfile.TarFile]:
     try:
         with tarfile.open(path, "r:") as tar:
-            for key, members in _group(tar, path).items():
-                yield key, _read_sample(tar, path, key, members, with_image)
+            yield tar
     except (tarfile.TarError, OSError) as error:
         raise ShardError(f"Cannot read {path}: {error}; fetch or make the shard again.") from error
+
+
+def _read_shard(path: Path, with_image: bool) -> Iterator[tuple[str, Sample | str]]:
+    """Yield each sample of one tar with its key, or the reason why it is broken."""
+    with _opened(path) as tar:
+        for key, members in _group(tar, path).items():
+            yield key, _read_sample(tar, path, key, members, with_image)
 
 
 def _group(tar: tarfile.TarFile, path: Path) -> dict[str, list[tarfile.TarInfo]]:
@@ -251,7 +287,11 @@ def _is_question(entry: object) -> bool:
 
 
 def _kind(member: tarfile.TarInfo) -> str:
-    return PurePosixPath(member.name).name.partition(".")[2].lower()
+    return _suffix(member).lower()
+
+
+def _suffix(member: tarfile.TarInfo) -> str:
+    return PurePosixPath(member.name).name.partition(".")[2]
 
 
 def _find_one(part: str) -> list[Path]:

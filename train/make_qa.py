@@ -1,0 +1,142 @@
+"""Make questions with answers from captions, and write them into shards of the same photos.
+
+Photos, their order, names and captions stay as they are, so that cached features still fit;
+questions that a photo has already stay first.
+
+Examples
+--------
+::
+
+    python -m train.make_qa 'shards/train-*.tar' --out shards/train-qa
+    python -m train.make_qa shards/dev.tar --out shards/dev-qa --seed 1
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from blip2.errors import UserError
+from train.command import positive
+from train.shards import ShardReport, iter_files, iter_samples
+
+if TYPE_CHECKING:
+    from train.presence import Statistics
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Returns
+    -------
+    int
+        0, or 2 after an error that the user can put right, said on stderr.
+    """
+    args = _parser().parse_args(argv)
+    try:
+        report, shards, made = make_qa(args.source, args.out, args.per_shard, args.seed)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for name, why in report.broken:
+        print(f"left out: {name}: {why}", file=sys.stderr)
+    for kind, count in sorted(made.items()):
+        print(f"{kind:<10} {count}")
+    print(f"{made.total()} questions on {report.samples} photos in {len(shards)} shards")
+    print(f"data: {shards[0].parent}/{args.out.name}-*.tar")
+    return 0
+
+
+def make_qa(
+    source: str, out: Path, per_shard: int = 1000, seed: int = 0
+) -> tuple[ShardReport, list[Path], Counter]:
+    """Write shards ``<out>-000000.tar`` and so on with the questions.
+
+    Parameters
+    ----------
+    source : str
+        Shards with captions.
+    out : Path
+        Folder and beginning of the shards' names.
+    per_shard : int
+        Photos of one shard.
+    seed : int
+        Of the choice among questions.
+
+    Returns
+    -------
+    ShardReport
+        Photos that were read, and broken ones with the reason.
+    list of Path
+        The shards.
+    Counter
+        Made questions by type, and "yes" and "no" apart.
+
+    Raises
+    ------
+    UserError
+        The source can't be read, or shards of this name exist.
+    """
+    from train.phrases import take_apart
+    from train.prepare import check_new, write_shards
+    from train.presence import Statistics
+
+    check_new(out)
+    statistics = Statistics()
+    for sample in iter_samples(source, with_image=False, report=ShardReport()):
+        statistics.add([take_apart(text) for text in sample.captions])
+    report, made = ShardReport(), Counter()
+    files = _with_questions(source, report, statistics, made, seed)
+    return report, write_shards(out, files, per_shard), made
+
+
+def _with_questions(
+    source: str, report: ShardReport, statistics: Statistics, made: Counter, seed: int
+) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """Each sample's files, its json with the questions made for it."""
+    from train.questions import make_questions
+    from train.scoring import progress
+
+    names: set[str] = set()
+    with progress(None, "questions", "photo") as bar:
+        for number, (name, files, sample) in enumerate(iter_files(source, report)):
+            bar.update()
+            draw = random.Random(f"{seed}/{sample.image_id}")
+            questions = make_questions(sample.captions, statistics, draw)
+            for entry in questions:
+                kind = entry["question_type"]
+                made[f"{kind} {entry['answers'][0]}" if kind == "yes/no" else kind] += 1
+            if questions:
+                suffix = next(suffix for suffix in files if suffix.lower() == "json")
+                fields = json.loads(files[suffix])
+                fields.setdefault("image_id", sample.image_id)  # a new name must not change it
+                fields["qa"] = [*sample.qa, *questions]
+                files[suffix] = json.dumps(fields, ensure_ascii=False).encode()
+            if name in names:  # two shards may use the same
+                name = f"{name}-{number}"
+            names.add(name)
+            yield name, files
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m train.make_qa",
+        description="Make questions with answers from the captions of photos.",
+        epilog="example: python -m train.make_qa 'shards/train-*.tar' --out shards/train-qa",
+    )
+    add = parser.add_argument
+    add("source", help="shards with captions: tar, glob, {000..005}, folder, list")
+    add("--out", required=True, type=Path, metavar="NAME", help="shards become NAME-000000.tar ...")
+    add("--per-shard", type=positive, default=1000, metavar="N", help="photos (1000)")
+    add("--seed", type=int, default=0, metavar="N", help="of the choice among questions (0)")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
