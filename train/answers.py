@@ -1,16 +1,19 @@
 """Scoring answers to questions about photos as the official VQA evaluation does.
 
 Ten people answered each question of VQA v2, and an answer counts in full where three of them gave
-it. Data sets with one answer a question (DAQUAR) are scored by exact match instead.
+it. Data sets with one answer a question (DAQUAR), or with a few that are all right (made ones), are
+scored by exact match instead.
 """
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+PEOPLE = 10  # who answered each question of VQA v2
+Measure = Callable[[str, Sequence[str]], float]
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 ARTICLES = ("a", "an", "the")
 PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
@@ -123,14 +126,14 @@ def score_answers(
     answers : sequence of str
         The model's, one a question.
     given : sequence of sequence of str
-        People's; a question with a single answer is scored by exact match.
+        People's; see :func:`measure_of`.
     types : sequence of str
         Of each question.
     """
     each: list[float] = []
     groups: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
     for number, (answer, people, kind) in enumerate(zip(answers, given, types, strict=True)):
-        name, measure = _measure(people)
+        name, measure = measure_of(people)
         each.append(measure(answer, people))
         groups[name][kind].append(number)
     metrics: dict[str, dict] = {}
@@ -144,20 +147,34 @@ def score_answers(
     return AnswerScores(metrics, constants, each)
 
 
-def best_constant(given: Sequence[Sequence[str]]) -> tuple[str, float]:
-    """The one answer that scores most when given to every question, and its summed score."""
+def best_constant(
+    given: Sequence[Sequence[str]], choose: Callable[[Sequence[str]], Measure] | None = None
+) -> tuple[str, float]:
+    """The one answer that scores most when given to every question, and its summed score.
+
+    Parameters
+    ----------
+    given : sequence of sequence of str
+        People's answers to each question.
+    choose : callable, optional
+        The measure of a question, from its answers; by default that of :func:`measure_of`.
+    """
     votes: dict[str, float] = defaultdict(float)
     for people in given:
-        measure = _measure(people)[1]
+        measure = choose(people) if choose else measure_of(people)[1]
         for answer in {normalise(text) for text in people}:
             votes[answer] += measure(answer, people)
     best = min(votes, key=lambda answer: (-votes[answer], answer))  # the first by name of equals
     return best, votes[best]
 
 
-def _measure(people: Sequence[str]):
-    single = len(people) == 1
-    return ("exact match", exact_match) if single else ("VQA accuracy", vqa_accuracy)
+def measure_of(people: Sequence[str]) -> tuple[str, Measure]:
+    """How a question is scored: by VQA accuracy where several people answered it.
+
+    Fewer than ten answers that all differ are no people's votes, but different ways to be right.
+    """
+    votes = len(people) >= PEOPLE or len(set(people)) < len(people)
+    return ("VQA accuracy", vqa_accuracy) if votes else ("exact match", exact_match)
 
 
 def _means(sums: dict[str, float], by_kind: dict[str, list[int]]) -> dict[str, float]:

@@ -21,6 +21,7 @@ from typing import Any
 
 from blip2.errors import UserError
 from train.anchors import find_anchors, verdict
+from train.breakdown import table
 from train.command import count, positive
 from train.reports import check_output, describe_shards, provenance, shorten, write_report
 from train.shards import ShardReport, iter_samples
@@ -80,6 +81,8 @@ def main(argv: Sequence[str] | None = None, load: Load | None = None) -> int:
         print(f"warning: {read.describe()}", file=sys.stderr)
     for name, value in _flat(report["metrics"]):
         print(f"{name:<20} {'-' if value is None else f'{value:.4f}'}")
+    if args.task == "vqa":
+        print(*table(report["by_type"], report["yes_no"]), sep="\n")
     for one in report["verdicts"]:
         why = "; ".join(one.get("differences", [f"{one['metric']} published {one['published']}"]))
         print(f"{one['anchor']}: {one['verdict']} ({why})")

@@ -106,8 +106,9 @@ def evaluate_answers(model: Any, samples: list[Sample], args: argparse.Namespace
     Returns
     -------
     dict
-        "settings", "counts", "metrics" (see :class:`train.answers.AnswerScores`), "constants" and
-        "answers" with each question, what was said, what people said, and the score.
+        "settings", "counts", "metrics" (see :class:`train.answers.AnswerScores`), "constants",
+        "by_type" and "yes_no" (see :mod:`train.breakdown`), and "answers" with each question, what
+        was said, what people said, and the score.
 
     Raises
     ------
@@ -115,6 +116,7 @@ def evaluate_answers(model: Any, samples: list[Sample], args: argparse.Namespace
         No question has an answer.
     """
     from train.answers import score_answers
+    from train.breakdown import by_type, kind_of, yes_no
 
     asked = [(sample, entry) for sample in samples for entry in sample.qa if entry["answers"]]
     if not asked:
@@ -142,6 +144,8 @@ def evaluate_answers(model: Any, samples: list[Sample], args: argparse.Namespace
         },
         "metrics": scores.metrics,
         "constants": scores.constants,
+        "by_type": by_type(answers, given, [kind_of(entry) for _, entry in asked]),
+        "yes_no": yes_no(answers, given),
         "answers": [
             {"image_id": sample.image_id, "question": entry["question"], "type": kind,
              "answer": answer, "given": entry["answers"], "score": round(score, 4)}
