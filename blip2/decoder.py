@@ -5,35 +5,68 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
-from blip2.language import FrozenLanguageModel, pad, register_language_model
-from blip2.prompts import CHATML
+from blip2.language import FrozenLanguageModel, Told, pad, register_language_model
+from blip2.prompts import CHATML, Turns
+from blip2.token_tree import TokenTree, tree_inputs
+
+ROWS = 256  # states whose logits are in memory at once
 
 
 class FrozenDecoder(FrozenLanguageModel):
     """A frozen decoder-only language model: soft visual prompt, then text, then the answer."""
 
-    def loss(self, visual: Tensor, prompts: Sequence[str], answers: Sequence[str]) -> Tensor:
-        """Language-modelling loss on the answers; see :meth:`FrozenLanguageModel.loss`."""
+    def log_likelihoods(self, visual: Tensor, told: Told) -> Tensor:
+        """See :meth:`FrozenLanguageModel.log_likelihoods`; what texts share is read once."""
         before = self.embed(self.token_ids(self.form.before_photo))
-        rows, labels = [], []
-        for photo, prompt, answer in zip(visual, prompts, answers, strict=True):
-            asked = self.token_ids(self.prompt(prompt))
-            target = [*self.token_ids(answer), self.end_token_id]
-            text = self.embed([*asked, *target])
-            rows.append(torch.cat([before, photo.to(before.dtype), text]))
-            labels.append(
-                torch.tensor([-100] * (len(rows[-1]) - len(target)) + target, device=visual.device)
+        trees = [TokenTree.grow([self._read_and_said(turns) for turns in texts]) for texts in told]
+        root = len(before) + visual.shape[1]
+        rows = [
+            torch.cat([before, photo.to(before.dtype), self.embed(tree.tokens)])
+            for photo, tree in zip(visual, trees, strict=True)
+        ]
+        mask, positions = tree_inputs(trees, root, before.dtype)
+        hidden = self.model.base_model(
+            inputs_embeds=pad(rows)["inputs_embeds"],
+            attention_mask=mask.to(visual.device),
+            position_ids=positions.to(visual.device),
+            use_cache=False,
+        ).last_hidden_state  # [B, L, W]
+        # Only what predicts a token of an answer reaches the vocabulary.
+        steps = [
+            (number, root + at, token, text)
+            for text, (number, steps) in enumerate(
+                (number, steps) for number, tree in enumerate(trees) for steps in tree.steps
             )
-        padded = pad(rows)
-        targets = nn.utils.rnn.pad_sequence(labels, batch_first=True, padding_value=-100)
-        hidden = self.model.base_model(**padded, use_cache=False).last_hidden_state  # [B, L, W]
-        # The token at t predicts the one at t + 1; only answers reach the vocabulary.
-        wanted = targets[:, 1:] != -100
-        logits = self.model.get_output_embeddings()(hidden[:, :-1][wanted])  # [A, V]
-        return F.cross_entropy(logits.float(), targets[:, 1:][wanted])
+            for at, token in steps
+        ]
+        photo, at, token, text = torch.tensor(steps, device=visual.device).T
+        each = self._token_likelihoods(hidden[photo, at], token)
+        return torch.zeros(sum(map(len, told)), device=visual.device).index_add(0, text, each)
+
+    def _token_likelihoods(self, states: Tensor, tokens: Tensor) -> Tensor:
+        """Log-probability of the token that follows each state; ``[A, W]``, ``[A]`` -> ``[A]``.
+
+        Logits of a batch fill gigabytes, and touching so much memory takes longer than to compute
+        them again in the backward pass, some rows at a time.
+        """
+        head = self.model.get_output_embeddings()
+
+        def some(states: Tensor, tokens: Tensor) -> Tensor:
+            return head(states).float().log_softmax(-1).gather(1, tokens[:, None])[:, 0]
+
+        parts = zip(states.split(ROWS), tokens.split(ROWS), strict=True)
+        return torch.cat([checkpoint(some, *part, use_reentrant=False) for part in parts])
+
+    def _read_and_said(self, turns: Turns) -> tuple[list[int], list[int]]:
+        """Tokens after the photo up to the last answer, and those of that answer."""
+        *past, (asked, answered) = turns
+        return self.token_ids(self.prompt(asked, past)), [
+            *self.token_ids(answered),
+            self.end_token_id,
+        ]
 
     def read_tokens(self, num_queries: int, text: str) -> list[int]:
         """Tokens before the photo, -1 for each of its queries, and those of the text."""

@@ -6,9 +6,10 @@ import random
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from blip2.language import FrozenLanguageModel, pad
+from blip2.language import FrozenLanguageModel, Told, pad
 
 
 class FrozenEncoderDecoder(FrozenLanguageModel):
@@ -18,18 +19,25 @@ class FrozenEncoderDecoder(FrozenLanguageModel):
     the answer.
     """
 
-    def loss(self, visual: Tensor, prompts: Sequence[str], answers: Sequence[str]) -> Tensor:
-        """Language-modelling loss on the answers; see :meth:`FrozenLanguageModel.loss`.
+    def log_likelihoods(self, visual: Tensor, told: Told) -> Tensor:
+        """See :meth:`FrozenLanguageModel.log_likelihoods`.
 
-        In pre-training ``prompts`` are the first parts of captions and ``answers`` the rest.
+        In pre-training the first part of a caption is what is asked, the rest the answer.
         """
+        counts = torch.tensor([len(texts) for texts in told], device=visual.device)
+        texts = [turns for texts in told for turns in texts]
+        asked = [self.prompt(turns[-1][0], turns[:-1]) for turns in texts]
         targets = [
-            torch.tensor([*self.token_ids(answer), self.end_token_id], device=visual.device)
-            for answer in answers
+            torch.tensor([*self.token_ids(turns[-1][1]), self.end_token_id], device=visual.device)
+            for turns in texts
         ]
         labels = nn.utils.rnn.pad_sequence(targets, batch_first=True, padding_value=-100)
-        texts = [self.prompt(prompt) for prompt in prompts]
-        return self.model(**self.inputs(visual, texts), labels=labels, use_cache=False).loss
+        inputs = self.inputs(visual.repeat_interleave(counts, 0), asked)
+        logits = self.model(**inputs, labels=labels, use_cache=False).logits  # [M, T, V]
+        each = F.cross_entropy(
+            logits.float().transpose(1, 2), labels, ignore_index=-100, reduction="none"
+        )
+        return -each.sum(1)
 
     def inputs(self, visual: Tensor, texts: Sequence[str]) -> dict[str, Tensor]:
         """Embeddings ``[B, L, W]`` of photo and text for the encoder, padded on the right."""

@@ -8,106 +8,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from blip2.attention import photo_maps, watch
-from blip2.config import Blip2Config
 from blip2.decoding import Decoding
 from blip2.devices import fast_dtype, pick_device, qformer_dtype
 from blip2.errors import UserError
 from blip2.language import FrozenLanguageModel
 from blip2.language_models import Placement, build_language_model
-from blip2.objectives import diversity_loss
 from blip2.processing import clean_text, open_photo
 from blip2.prompts import bare
-from blip2.qformer import QFormer
-from blip2.representation import ImageReader
 from blip2.sources import open_source, save_model
 from blip2.tokenization import TextTokenizer
 from blip2.vision import ImageEncoder, build_image_encoder
+from blip2.visual_prompt import VisualPrompt
 
 if TYPE_CHECKING:
     from blip2.chat import Chat
-
-
-Pieces = tuple[Tensor, Tensor]  # word pieces and their mask, [B, T]
-
-
-class VisualPrompt(nn.Module):
-    """What stage 2 trains: the Q-Former without its text branch, and one linear projection.
-
-    Parameters
-    ----------
-    config : Blip2Config
-        With ``stage`` 2; with ``reads_question``, the Q-Former keeps its text branch.
-    """
-
-    def __init__(self, config: Blip2Config) -> None:
-        super().__init__()
-        self.config = config
-        self.image_reader = ImageReader(config)
-        self.qformer = QFormer(config.qformer, with_text=config.reads_question)
-        self.projection = nn.Linear(config.qformer.hidden_size, config.language_width)
-
-    def forward(self, features: Tensor, pieces: Pieces | None = None) -> Tensor:
-        """Soft visual prompts ``[B, Q, W]``; parameters as in :meth:`queries`."""
-        return self.projection(self.queries(features, pieces))
-
-    def queries(self, features: Tensor, pieces: Pieces | None = None) -> Tensor:
-        """What the queries read from a photo, with a question in mind.
-
-        Parameters
-        ----------
-        features : Tensor
-            ``[B, N, C]`` image features.
-        pieces : tuple of Tensor, optional
-            Word pieces of the questions and where they are no padding, ``[B, T]`` both (section
-            4.3). Each query sees them in self-attention and so knows what to look for.
-
-        Returns
-        -------
-        Tensor
-            ``[B, Q, D]``
-        """
-        states = self.qformer.image_states(self.image_reader(features))
-        if pieces is None:
-            return self.qformer.encode_image(states).queries
-        return self.qformer(states, *pieces, "bidirectional").queries
-
-
-class Stage2(nn.Module):
-    """Visual prompt before a frozen language model, for training.
-
-    Parameters
-    ----------
-    prompt : VisualPrompt
-        Trained.
-    language : FrozenLanguageModel
-        Frozen.
-    diversity : float
-        Weight of :func:`blip2.objectives.diversity_loss`.
-    """
-
-    def __init__(
-        self, prompt: VisualPrompt, language: FrozenLanguageModel, diversity: float = 0.0
-    ) -> None:
-        super().__init__()
-        self.prompt, self.language = prompt, language
-        self.diversity = diversity
-
-    def forward(
-        self,
-        features: Tensor,
-        instructions: Sequence[str],
-        answers: Sequence[str],
-        pieces: Pieces | None = None,
-    ) -> dict[str, Tensor]:
-        """Language-modelling loss ``lm`` of a batch; see :meth:`VisualPrompt.queries`."""
-        queries = self.prompt.queries(features, pieces)
-        lm = self.language.loss(self.prompt.projection(queries), instructions, answers)
-        if not self.diversity:
-            return {"lm": lm}
-        return {"lm": lm, "diversity": self.diversity * diversity_loss(queries)}
 
 
 class Blip2:

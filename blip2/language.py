@@ -17,14 +17,15 @@ from blip2.prompts import PromptForm, Turns
 
 MEMORIES = 8  # conversations whose keys and values are kept
 PAUSE = 0.25  # seconds between signs of life while beams are followed
+Told = Sequence[Sequence[Turns]]  # of each photo its texts, each the turns up to an answer
 LANGUAGE_MODELS: dict[str, Callable[[], FrozenLanguageModel]] = {}
 
 
 class FrozenLanguageModel(nn.Module):
     """A frozen language model (section 3.3): soft visual prompt and words in, words out.
 
-    Subclasses say how the visual prompt enters (:meth:`inputs`) and what is learned from
-    (:meth:`loss`).
+    Subclasses say how the visual prompt enters (:meth:`inputs`) and how likely a text is
+    (:meth:`log_likelihoods`).
 
     Parameters
     ----------
@@ -75,6 +76,26 @@ class FrozenLanguageModel(nn.Module):
         Tensor
             Scalar, the mean over answer tokens.
         """
+        told = [[[pair]] for pair in zip(prompts, answers, strict=True)]
+        return -self.log_likelihoods(visual, told).sum() / self.answer_length(answers)
+
+    def log_likelihoods(self, visual: Tensor, told: Told) -> Tensor:
+        """Log-probability of what is told of photos.
+
+        Parameters
+        ----------
+        visual : Tensor
+            ``[B, Q, W]`` soft visual prompts.
+        told : sequence of sequence of turns
+            For each photo its texts, as many as there are: what was asked and answered in turn,
+            of which the last answer counts and the turns before it are read.
+
+        Returns
+        -------
+        Tensor
+            ``[M]``, one for each text, photo by photo: the sum over the answer's tokens and its
+            end token.
+        """
         raise NotImplementedError
 
     def inputs(self, visual: Tensor, texts: Sequence[str]) -> dict[str, Tensor]:
@@ -92,6 +113,10 @@ class FrozenLanguageModel(nn.Module):
     def answer_length(self, answers: Sequence[str]) -> int:
         """Tokens that :meth:`loss` averages over: those of the answers and their end tokens."""
         return sum(len(self.token_ids(answer)) + 1 for answer in answers)
+
+    def told_length(self, told: Told) -> int:
+        """Tokens whose log-probabilities :meth:`log_likelihoods` adds up."""
+        return self.answer_length([turns[-1][1] for texts in told for turns in texts])
 
     def question(self, words: str) -> str:
         """A question as this model wants it put."""
@@ -174,6 +199,18 @@ class FrozenLanguageModel(nn.Module):
             pad_token_id=self.end_token_id,
             **more,
         )
+
+    @torch.inference_mode()
+    def samples(
+        self, visual: Tensor, texts: Sequence[str], decoding: Decoding, number: int
+    ) -> list[list[str]]:
+        """``number`` answers drawn for each prompt; the rest as in :meth:`generate`."""
+        ids = self._decode(visual, texts, decoding, num_return_sequences=number)
+        said = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        return [
+            [text.strip() for text in said[start : start + number]]
+            for start in range(0, len(said), number)
+        ]
 
     @torch.inference_mode()
     def candidates(

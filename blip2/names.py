@@ -49,7 +49,7 @@ def translate(name: str, layout: int, language: str = "opt") -> str | None:
     ----------
     name : str
         As in the state of :class:`blip2.representation.Representation` or
-        :class:`blip2.generation.VisualPrompt`.
+        :class:`blip2.visual_prompt.VisualPrompt`.
     layout : int
         ``HUGGING_FACE`` or ``LAVIS``.
     language : str

@@ -112,8 +112,8 @@ def fresh_representation(config: Blip2Config, bert: Path) -> Representation:
 def fresh_prompt(config: Blip2Config, bert: Path) -> torch.nn.Module:
     """Stage 2 without stage 1: the Q-Former as :func:`fresh_representation` starts it."""
     from blip2.checkpoints import read_tensors, start_from_bert
-    from blip2.generation import VisualPrompt
     from blip2.qformer import QFormer
+    from blip2.visual_prompt import VisualPrompt
 
     whole = QFormer(config.qformer)
     start_from_bert(whole, read_tensors(bert))

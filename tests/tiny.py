@@ -8,9 +8,9 @@ from torch import nn
 
 from blip2.config import Blip2Config, QFormerConfig
 from blip2.decoder import FrozenDecoder
-from blip2.generation import Stage2, VisualPrompt
 from blip2.prompts import CHATML
 from blip2.vision import ImageEncoder
+from blip2.visual_prompt import Stage2, VisualPrompt
 
 WORDS = (
     "a dog cat boy girl man runs sits jumps plays on in the grass snow water street red blue "
@@ -104,3 +104,8 @@ def stage2(seed: int = 0) -> Stage2:
 def features(batch: int, seed: int = 0) -> torch.Tensor:
     """Random image features ``[B, 9, 24]``."""
     return torch.randn(batch, 9, 24, generator=torch.Generator().manual_seed(seed))
+
+
+def told(asked, said):
+    """One text of each photo, as stage 2 learns it."""
+    return [[[pair]] for pair in zip(asked, said, strict=True)]

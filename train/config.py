@@ -34,7 +34,7 @@ class Recipe:
         random view.
     start : str
         Stage 1: folder of a BERT, ``"minilm"`` for the packaged one, or a stage-1 checkpoint to
-        train on. Stage 2: a stage-1 checkpoint, or ``"minilm"`` to go without stage 1. ``""``
+        train on. Stage 2: a checkpoint of either, or ``"minilm"`` to go without stage 1. ``""``
         starts from random weights.
     texts : str
         ``"captions"``, ``"qa"`` (a row for each question) or ``"both"``; stage 1 reads captions.
@@ -88,7 +88,7 @@ class Recipe:
     hardness_epochs : float
         Stage 1: ITM's negatives go from uniform to fully hard over this many passes.
     token_keep : float
-        Stage 1: share of a photo's features that a step reads, drawn anew each time; less than 1
+        Share of a photo's features that a step reads, drawn anew each time; less than 1
         keeps the Q-Former from learning photos by heart.
     save_every, validate_every, log_every : int
         In steps.
@@ -103,6 +103,16 @@ class Recipe:
         :func:`blip2.objectives.diversity_loss`; 0 as in the paper.
     split_captions : bool
         Stage 2 of an encoder-decoder: the first part of a caption is read, the rest is written.
+    captions_at_once : int
+        Stage 2: captions of a photo that one step learns; the photo is read once for all.
+    turns : int
+        Stage 2: most questions of one conversation about a photo; 1 asks each by itself.
+    samples : int
+        Stage 2: captions that the model itself draws for each photo with captions, learned from
+        by how much better they match what people say than the others do, see
+        :mod:`train.rewards`; 0 as in the paper.
+    reward : float
+        Weight of learning from them.
     match_scale : bool
         Stage 2: start the projection so that visual tokens are as large as the language model's
         own embeddings, instead of several times larger.
@@ -151,6 +161,10 @@ class Recipe:
     prompts: tuple[str, ...] = ()
     diversity: float = 0.0
     split_captions: bool = False
+    captions_at_once: int = 1
+    turns: int = 1
+    samples: int = 0
+    reward: float = 1.0
     match_scale: bool = False
     seed: int = 0
 
@@ -162,7 +176,7 @@ LEAST = {
     "clip_norm": 0, "hardness_epochs": 0, "save_every": 1, "validate_every": 1, "log_every": 1,
     "keep": 1, "seed": 0, "token_keep": 0.01, "diversity": 0,
     "image_size": 0, "layer_decay": 0.01, "pool": 0,
-    "watch": 2,
+    "watch": 2, "captions_at_once": 1, "turns": 1, "samples": 0, "reward": 0,
 }  # fmt: skip
 MOST = {"token_keep": 1, "layer_decay": 1}
 CHOICES = {

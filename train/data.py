@@ -25,7 +25,8 @@ from blip2.errors import UserError
 from blip2.vision import ImageEncoder
 from train.features import FeatureCache, Pixels
 from train.parts import Part
-from train.shards import Place, Sample, ShardReport
+from train.rows import Row, Talk, rows_of
+from train.shards import Place, ShardReport
 from train.sources import find_sources
 
 
@@ -41,6 +42,11 @@ class Batch:
         One a photo; an answer where something is asked.
     questions : list of str
         What is asked of each photo; "" where it is to be described.
+    told : list of list of Talk
+        All that is learned of each photo: conversations of (question, answer), of which caption
+        and question are the first; see ``at_once`` and ``turns`` of :class:`CaptionedPhotos`.
+    references : list of list of str
+        All captions of each photo that is to be described, else none.
     image_ids : Tensor
         ``[B]`` integers, equal for equal ``image_id`` strings.
     keys : list of random.Random
@@ -50,18 +56,10 @@ class Batch:
     features: Tensor
     captions: list[str]
     questions: list[str]
+    told: list[list[Talk]]
+    references: list[list[str]]
     image_ids: Tensor
     keys: list[random.Random]
-
-
-@dataclass(frozen=True)
-class Row:
-    """What can be drawn: a photo with its captions, or with one question and its answers."""
-
-    photo: int
-    name: str
-    texts: list[str]
-    question: str = ""
 
 
 class CaptionedPhotos:
@@ -84,6 +82,11 @@ class CaptionedPhotos:
     texts : str
         ``"captions"``: a row for each photo with captions; ``"qa"``: a row for each question with
         answers; ``"both"``.
+    at_once : int
+        Captions of a photo that are learned in one step, as far as it has them.
+    turns : int
+        Most questions of one conversation. With several, a row is a photo with all its questions,
+        of which each pass draws others.
 
     Attributes
     ----------
@@ -104,8 +107,11 @@ class CaptionedPhotos:
         views: int = 1,
         seed: int = 0,
         texts: str = "captions",
+        at_once: int = 1,
+        turns: int = 1,
     ) -> None:
         self.report = ShardReport()
+        self.at_once, self.turns = at_once, turns
         self.rows: list[Row] = []
         self.image_ids: list[str] = []
         self.places: list[Place] = []
@@ -113,7 +119,7 @@ class CaptionedPhotos:
         for part in find_sources(source):
             before = len(self.rows)
             for sample in part.samples(self.report, with_image=False):
-                found = rows_of(sample, texts, len(self.image_ids))
+                found = rows_of(sample, texts, len(self.image_ids), turns)
                 if found:
                     self.rows += found
                     self.image_ids.append(sample.image_id)
@@ -130,7 +136,8 @@ class CaptionedPhotos:
             self.features = FeatureCache(Path(cache), encoder, self.image_ids, self.places, views)
             for number, why in self.features.broken.items():
                 self.report.leave_out(self.image_ids[number], why)
-        said = json.dumps([[(row.name, row.texts) for row in self.rows], self.weights]).encode()
+        rows = [(row.name, row.texts, *row.asked) for row in self.rows]
+        said = json.dumps([rows, self.weights]).encode()
         self.digest = hashlib.sha256(self.features.digest.encode() + said).hexdigest()
         self._epoch: tuple[int, tuple[np.ndarray, np.ndarray]] | None = None
         self._ahead = Ahead()
@@ -183,9 +190,10 @@ class CaptionedPhotos:
     def named(self, rows: np.ndarray, turns: np.ndarray) -> list[dict[str, str]]:
         """Rows for a reader: their photos' names with the texts drawn; parameters as below."""
         return [
-            {"image_id": self.image_ids[row.photo], "caption": text}
-            | ({"question": row.question} if row.question else {})
-            for row, text in zip(self._rows(rows), self._captions(rows, turns), strict=True)
+            {"image_id": self.image_ids[row.photo], "caption": talk[0][1]}
+            | ({"question": talk[0][0]} if talk[0][0] else {})
+            for row, turn in zip(self._rows(rows), turns, strict=True)
+            for talk in self._told(row, turn)[:1]
         ]
 
     def _drawn(self, step: int, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -224,10 +232,13 @@ class CaptionedPhotos:
                 self.report.leave_out(name, why)
                 tqdm.write(f"left out {name}: {why}")
             rows = self._usable(rows)
+        told = [self._told(row, turn) for row, turn in zip(chosen, turns, strict=True)]
         return Batch(
             features,
-            self._captions(rows, turns),
-            [row.question for row in chosen],
+            [talks[0][0][1] for talks in told],
+            [talks[0][0][0] for talks in told],
+            told,
+            [row.texts if row.described else [] for row in chosen],
             torch.tensor([zlib.crc32(self.image_ids[row.photo].encode()) for row in chosen]),
             [random.Random(f"{name}/words") for name in names],
         )
@@ -246,13 +257,8 @@ class CaptionedPhotos:
     def _rows(self, numbers: np.ndarray) -> list[Row]:
         return [self.rows[number] for number in numbers]
 
-    def _captions(self, rows: np.ndarray, turns: np.ndarray) -> list[str]:
-        found = []
-        for row, turn in zip(self._rows(rows), turns, strict=True):
-            choice = list(range(len(row.texts)))
-            random.Random(f"{self.seed}/{row.name}").shuffle(choice)
-            found.append(row.texts[choice[turn % len(choice)]])
-        return found
+    def _told(self, row: Row, turn: int) -> list[Talk]:
+        return row.told(turn, self.seed, self.at_once, self.turns)
 
     def _order(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows of a pass, each with how often it was drawn before."""
@@ -302,28 +308,3 @@ class Ahead:
         found = self._future.result() if self._expected == (step, how) else load(step)
         self._expected, self._future = (step + 1, how), self._worker.submit(load, step + 1)
         return found
-
-
-def rows_of(sample: Sample, texts: str, photo: int) -> list[Row]:
-    """What can be drawn of a sample; ``texts`` as for :class:`CaptionedPhotos`."""
-    found = []
-    if texts != "qa" and sample.captions:
-        captions = [clean_caption(caption) for caption in sample.captions]
-        found.append(Row(photo, sample.image_id, captions))
-    if texts != "captions":
-        found += [
-            Row(
-                photo, f"{sample.image_id}/{entry['question']}", entry["answers"], entry["question"]
-            )
-            for entry in sample.qa
-            if entry["answers"]
-        ]
-    return found
-
-
-def clean_caption(text: str) -> str:
-    """Drop what a tokenised corpus adds: spaces before punctuation, the closing full stop."""
-    words = text.strip().rstrip(".").strip()
-    for mark in (",", ";", ":", "'s", "!", "?"):
-        words = words.replace(f" {mark}", mark)
-    return " ".join(words.split())

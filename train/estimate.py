@@ -135,9 +135,9 @@ def skeleton(config: Blip2Config, recipe: Recipe) -> tuple[nn.Module, tuple[str,
     """The trained part without weights, and which of its parameters are fresh."""
     import torch
 
-    from blip2.generation import VisualPrompt
     from blip2.representation import Representation
     from blip2.vision import build_architecture
+    from blip2.visual_prompt import VisualPrompt
     from train.optim import EVERYTHING
     from train.stage1 import FRESH
     from train.stage2 import fresh_parts

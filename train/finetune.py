@@ -17,10 +17,10 @@ from train.config import Recipe, model_config
 
 if TYPE_CHECKING:
     from blip2.config import Blip2Config
-    from blip2.generation import VisualPrompt
     from blip2.representation import Representation
     from blip2.tokenization import TextTokenizer
     from blip2.vision import ImageEncoder
+    from blip2.visual_prompt import VisualPrompt
 
 TASKS = {"caption": 2, "vqa": 2, "retrieval": 1}  # and the stage whose model each goes on from
 
@@ -145,10 +145,10 @@ def _generation(recipe: Recipe):
     """The language modelling of stage 2 goes on, with the image encoder trained."""
     import torch
 
-    from blip2.generation import Stage2, VisualPrompt
     from blip2.language_models import Placement
     from blip2.sources import open_source
     from blip2.tokenization import TextTokenizer
+    from blip2.visual_prompt import Stage2, VisualPrompt
     from train.inputs import frozen_precision
     from train.stage2 import Stage2Losses, Stage2Validation, for_training
 
@@ -206,10 +206,10 @@ def with_text_branch(
     import torch
 
     from blip2.checkpoints import fill
-    from blip2.generation import VisualPrompt
     from blip2.representation import Representation
     from blip2.sources import open_source
     from blip2.tokenization import TextTokenizer
+    from blip2.visual_prompt import VisualPrompt
 
     words = open_source(text_start, stage=1)
     theirs = words.config.qformer

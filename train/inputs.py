@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
+from torch import Tensor
 
 from blip2.config import Blip2Config
 from blip2.devices import fast_dtype
@@ -62,11 +65,16 @@ def training_photos(
         if isinstance(encoder, str):
             raise UserError("Streamed photos have no cache of features; set cache: ''.")
         return StreamedPhotos(
-            recipe.data, encoder, recipe.pool, recipe.resample, views, seed, recipe.texts
+            recipe.data, encoder, recipe.pool, recipe.resample, views, seed, **told_of(recipe)
         )
-    photos = CaptionedPhotos(recipe.data, encoder, recipe.cache, views, seed, recipe.texts)
+    photos = CaptionedPhotos(recipe.data, encoder, recipe.cache, views, seed, **told_of(recipe))
     print(photos.report.describe())
     return photos
+
+
+def told_of(recipe: Recipe) -> dict[str, Any]:
+    """What of a photo's texts a recipe draws, for :class:`CaptionedPhotos`."""
+    return {"texts": recipe.texts, "at_once": recipe.captions_at_once, "turns": recipe.turns}
 
 
 def dev_photos(
@@ -99,6 +107,34 @@ def dev_photos(
             "validate on photos that are not trained on."
         )
     return photos
+
+
+def kept_tokens(
+    recipe: Recipe, photos: CaptionedPhotos | StreamedPhotos, batch: int, device: torch.device
+) -> Tensor | None:
+    """Features that a step reads of each photo, None for all; see :func:`draw_tokens`."""
+    if recipe.token_keep == 1:
+        return None
+    return draw_tokens(batch, photos.features.num_tokens, recipe.token_keep).to(device)
+
+
+def draw_tokens(batch: int, tokens: int, share: float) -> Tensor:
+    """Draw which of a photo's features a step reads, from torch's random state.
+
+    Parameters
+    ----------
+    batch, tokens : int
+        Photos, and features of each.
+    share : float
+        At least one feature is kept.
+
+    Returns
+    -------
+    Tensor
+        ``[B, K]`` positions, ascending, another draw for each photo.
+    """
+    number = max(1, round(tokens * share))
+    return torch.rand(batch, tokens).topk(number).indices.sort(1).values
 
 
 def watched_rows(rows: int, most: int) -> np.ndarray:

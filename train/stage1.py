@@ -105,27 +105,6 @@ def start_model(model: Representation, start: str) -> tuple[Path, tuple[str, ...
     return folder, FRESH
 
 
-def draw_tokens(batch: int, tokens: int, share: float) -> Tensor:
-    """Draw which of a photo's features a step reads, from torch's random state.
-
-    Parameters
-    ----------
-    batch, tokens : int
-        Photos, and features of each.
-    share : float
-        At least one feature is kept.
-
-    Returns
-    -------
-    Tensor
-        ``[B, K]`` positions, ascending, another draw for each photo.
-    """
-    import torch
-
-    number = max(1, round(tokens * share))
-    return torch.rand(batch, tokens).topk(number).indices.sort(1).values
-
-
 class Stage1Losses:
     """The losses of a step, or of a part of it.
 
@@ -195,12 +174,11 @@ class Stage1Losses:
             self._joint = self._embed(model, step, device, part)
 
     def _inputs(self, part: Part, device):
+        from train.inputs import kept_tokens
+
         batch = self._turns[part.turn]
         ids, mask = self.tokenizer(batch.captions)
-        kept = None
-        if self.recipe.token_keep < 1:
-            tokens = self.photos.features.num_tokens
-            kept = draw_tokens(len(ids), tokens, self.recipe.token_keep).to(device)
+        kept = kept_tokens(self.recipe, self.photos, len(ids), device)
         texts = ids.to(device), mask.to(device)
         return batch.features.to(device), *texts, kept, batch.image_ids.to(device)
 

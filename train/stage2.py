@@ -5,6 +5,7 @@ Trains the Q-Former and a projection so that a frozen language model can read ph
 
 from __future__ import annotations
 
+import random
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -16,11 +17,14 @@ from train.config import Recipe, model_config
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from blip2.generation import VisualPrompt
-    from blip2.language import FrozenLanguageModel
+    from blip2.language import FrozenLanguageModel, Told
+    from blip2.prompts import Turns
     from blip2.tokenization import TextTokenizer
+    from blip2.visual_prompt import VisualPrompt
     from train.data import Batch
     from train.parts import Part
+    from train.rewards import SelfCritical
+    from train.rows import Talk
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,9 +38,9 @@ def run(recipe: Recipe) -> None:
     from accelerate import PartialState
 
     from blip2.checkpoints import save_checkpoint
-    from blip2.generation import Stage2, VisualPrompt
     from blip2.language_models import Placement, build_language_model
     from blip2.parts import bert_folder, fresh_prompt
+    from blip2.visual_prompt import Stage2, VisualPrompt
     from train.inputs import attach_encoder, dev_photos, frozen_precision, training_photos
     from train.loop import train
     from train.optim import build_optimizer
@@ -48,23 +52,28 @@ def run(recipe: Recipe) -> None:
     prompt = VisualPrompt(config)
     if recipe.start == "minilm":  # without stage 1: the ablation of figure 5
         prompt = fresh_prompt(config, bert_folder("minilm"))
-    elif recipe.start:
-        start_from_stage1(prompt, recipe.start)
+    trained_on = recipe.start not in ("", "minilm") and start_from(prompt, recipe.start)
     prompt.qformer.checkpointing = recipe.checkpointing
     cpu = torch.device("cpu")  # accelerate moves it to where training runs
     precision = frozen_precision(recipe)
     language = for_training(build_language_model(config.language_model, precision, Placement(cpu)))
-    if recipe.match_scale:
+    if recipe.match_scale and not trained_on:
         match_scale(prompt, language)
     model = Stage2(prompt, language, recipe.diversity)
     encoder = attach_encoder(recipe, config, prompt.image_reader)
     photos = training_photos(recipe, encoder)
-    losses_at = Stage2Losses(recipe, photos, language)
+    critic = None
+    if recipe.samples:
+        from train.rewards import CiderReward, SelfCritical
+
+        described = [row.texts for row in photos.rows if row.described]
+        critic = SelfCritical(model, CiderReward(described), recipe.samples)
+    losses_at = Stage2Losses(recipe, photos, language, critic=critic)
     validate = None
     if recipe.dev_data:
         dev = dev_photos(recipe, encoder, photos)
         validate = Stage2Validation(dev, losses_at)
-    optimizer = build_optimizer(model, recipe, fresh_parts(recipe.start))
+    optimizer = build_optimizer(model, recipe, () if trained_on else fresh_parts(recipe.start))
     total = recipe.steps or recipe.epochs * photos.steps_per_epoch(recipe.batch_size)
     train(recipe, model, optimizer, total, losses_at, validate, photos)
     folder = f"{recipe.output}/model"
@@ -106,25 +115,33 @@ def match_scale(prompt: VisualPrompt, language: FrozenLanguageModel) -> None:
     torch.nn.init.zeros_(prompt.projection.bias)
 
 
-def start_from_stage1(prompt: VisualPrompt, folder: str) -> None:
-    """Copy what stages 1 and 2 share; the text branch and the heads of stage 1 fall away.
+def start_from(prompt: VisualPrompt, folder: str) -> bool:
+    """Start from a checkpoint of either stage; of stage 1, text branch and heads fall away.
+
+    Returns
+    -------
+    bool
+        Whether it was of stage 2, so that all parts are trained on.
 
     Raises
     ------
     UserError
-        The folder is no stage-1 checkpoint of this Q-Former.
+        The folder is no checkpoint of this Q-Former.
     """
     from pathlib import Path
 
-    from blip2.checkpoints import fill, find_checkpoint, read_stage, read_tensors
+    from blip2.checkpoints import fill, find_checkpoint, read_tensors
+    from blip2.config import Blip2Config
 
     source = Path(find_checkpoint(folder))
-    read_stage(source, 1)
-    own = prompt.state_dict()
-    stage1 = read_tensors(source)
-    shared = {name: value for name, value in stage1.items() if name in own}
-    fresh = {name: value for name, value in own.items() if name.startswith("projection.")}
-    fill(prompt, {**shared, **fresh}, str(source))
+    tensors = read_tensors(source)
+    trained_on = Blip2Config.read(source / "config.json").stage == 2
+    if not trained_on:
+        own = prompt.state_dict()
+        tensors = {name: value for name, value in tensors.items() if name in own}
+        tensors |= {n: value for n, value in own.items() if n.startswith("projection.")}
+    fill(prompt, tensors, str(source))
+    return trained_on
 
 
 class Stage2Losses:
@@ -140,6 +157,8 @@ class Stage2Losses:
         Reads the photos.
     tokenizer : TextTokenizer, optional
         Of a Q-Former that reads what is asked.
+    critic : SelfCritical, optional
+        Draws captions to learn from.
     """
 
     def __init__(
@@ -148,46 +167,94 @@ class Stage2Losses:
         photos,
         language: FrozenLanguageModel,
         tokenizer: TextTokenizer | None = None,
+        critic: SelfCritical | None = None,
     ) -> None:
         self.recipe, self.photos, self.language = recipe, photos, language
-        self.tokenizer = tokenizer
+        self.tokenizer, self.critic = tokenizer, critic
         self._turns: list[Batch] = []  # this process's parts of the batch
-        self._words: list[tuple[Sequence[str], Sequence[str]]] = []
+        self._told: list[Told] = []
         self._length = 0  # tokens that the whole batch answers
+        self.scores: list[float] = []  # of captions drawn since they were last told
 
     def __call__(self, model, step: int, device, part: Part) -> dict[str, Tensor]:
         """The part's share: its sum over the parts is the loss of the whole batch."""
+        from train.inputs import kept_tokens
         from train.parts import total
 
         if part.turn == 0:
             self._turns = self.photos.batches_at(step, self.recipe.batch_size, part)
-            self._words = [self.words(batch) for batch in self._turns]  # each call draws anew
-            length = sum(self.language.answer_length(said) for _, said in self._words)
+            self._told = [self.told(batch) for batch in self._turns]  # each call draws anew
+            length = sum(self.language.told_length(told) for told in self._told)
             self._length = total(length, device) if part.count > 1 else length
         batch = self._turns[part.turn]
-        asked, said = self._words[part.turn]
+        told = self._told[part.turn]
         features = batch.features.to(device)
-        losses = model(features, asked, said, self.pieces(asked, device))
+        pieces = self.pieces([talks[0][-1][0] for talks in self.all_told(batch)], device)
+        kept = kept_tokens(self.recipe, self.photos, len(told), device)
+        drawn = self.drawn(batch, told, features, device)
+        losses = model(features, told, pieces, kept, *drawn)
+        if "reward" in losses:
+            losses["reward"] = losses["reward"] * self.recipe.reward
         if part.count == 1:
             return losses
         # The loss is a mean over the words of the whole batch, so parts count by their words.
-        share = self.language.answer_length(said) / self._length
+        share = self.language.told_length(told) / self._length
         return {n: loss * (share if n == "lm" else 1 / part.count) for n, loss in losses.items()}
 
-    def words(self, batch: Batch) -> tuple[Sequence[str], Sequence[str]]:
-        """What is asked of each photo, and what shall be answered."""
+    def told(self, batch: Batch) -> list[list[Turns]]:
+        """What is asked and answered of each photo: every turn of a talk ends a text.
+
+        Of photos whose captions the model draws itself, what people say is left out.
+        """
+        told = self.all_told(batch)
+        if self.critic is None:
+            return told
+        return [[] if truth else of for of, truth in zip(told, batch.references, strict=True)]
+
+    def all_told(self, batch: Batch) -> list[list[Turns]]:
+        """The same with all that people say."""
+        return [
+            [
+                turns[: number + 1]
+                for talk in talks
+                for turns in [self._put(talk, key)]
+                for number in range(len(turns))
+            ]
+            for talks, key in zip(batch.told, batch.keys, strict=True)
+        ]
+
+    def _put(self, talk: Talk, key: random.Random) -> Turns:
+        """A talk in the words in which the language model is asked."""
         from blip2.encoder_decoder import split_prefix
 
         if self.recipe.split_captions:
-            pairs = [split_prefix(c, k) for c, k in zip(batch.captions, batch.keys, strict=True)]
-            return tuple(zip(*pairs, strict=True))
+            return [split_prefix(answer, key) for _, answer in talk]
         form = self.recipe.question_prompt or self.language.form.question
         prompts = self.recipe.prompts or (self.language.form.caption,)
-        asked = [
-            form.replace("{}", question) if question else key.choice(prompts)
-            for question, key in zip(batch.questions, batch.keys, strict=True)
+        return [
+            (form.replace("{}", asked) if asked else key.choice(prompts), answer)
+            for asked, answer in talk
         ]
-        return asked, batch.captions
+
+    def drawn(
+        self, batch: Batch, told: Told, features: Tensor, device
+    ) -> tuple[Told, Tensor] | tuple[()]:
+        """Captions that the model draws for photos with captions, and their worth."""
+        if self.critic is None:
+            return ()
+        rows = [number for number, truth in enumerate(batch.references) if truth]
+        found: list[list[Turns]] = [[] for _ in told]
+        if not rows:
+            return ()
+        prompts = self.recipe.prompts or (self.language.form.caption,)
+        asked = [batch.keys[row].choice(prompts) for row in rows]
+        pieces = self.pieces(asked, device)
+        truth = [batch.references[row] for row in rows]
+        captions, worth, score = self.critic(features[rows], asked, truth, pieces)
+        self.scores.append(score)
+        for row, question, own in zip(rows, asked, captions, strict=True):
+            found[row] = [[(question, text)] for text in own]
+        return found, worth
 
     def pieces(self, asked: Sequence[str], device) -> tuple[Tensor, Tensor] | None:
         """Word pieces of what is asked, for a Q-Former that reads them."""
@@ -225,18 +292,22 @@ class Stage2Validation:
         losses = []
         for part in np.array_split(rows, max(1, len(rows) // 64)):
             batch = self.photos.batch(part)
-            asked, said = self.losses.words(batch)
+            told = self.losses.all_told(batch)
             features = batch.features.to(device)
-            pieces = self.losses.pieces(asked, device)
-            losses.append(float(model(features, asked, said, pieces)["lm"]))
+            pieces = self.losses.pieces([talks[0][-1][0] for talks in told], device)
+            losses.append(float(model(features, told, pieces)["lm"]))
         few = self.photos.batch(rows[:4])
-        asked, _ = self.losses.words(few)
+        asked = [talks[0][0][0] for talks in self.losses.all_told(few)]
         visual = model.prompt(few.features.to(device), self.losses.pieces(asked, device))
         texts = [model.language.prompt(text) for text in asked]
         answers = model.language.generate(visual, texts, Decoding())
         for question, answer in zip(few.questions, answers, strict=True):
             tqdm.write(f"  {question} {answer}")
-        return {"lm": float(np.mean(losses))}
+        figures = {"lm": float(np.mean(losses))}
+        if self.losses.scores:
+            figures["drawn_cider"] = float(np.mean(self.losses.scores))
+            self.losses.scores.clear()
+        return figures
 
 
 if __name__ == "__main__":

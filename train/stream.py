@@ -65,9 +65,12 @@ class StreamedPhotos:
         views: int = 2,
         seed: int = 0,
         texts: str = "captions",
+        at_once: int = 1,
+        turns: int = 1,
     ) -> None:
         self.encoder, self.pool, self.resample = encoder, pool, resample
         self.options = {"views": views, "seed": seed, "texts": texts}
+        self.options |= {"at_once": at_once, "turns": turns}
         self.shards, self.weights = _named(source)
         if not resample and len(set(self.weights)) > 1:
             raise UserError("Weights of sources need resample: true, where shards are drawn.")

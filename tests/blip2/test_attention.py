@@ -10,11 +10,12 @@ from PIL import Image
 
 from blip2.attention import photo_maps, watch
 from blip2.errors import UserError
-from blip2.generation import Blip2, VisualPrompt
+from blip2.generation import Blip2
 from blip2.qformer import QFormer
 from blip2.tokenization import TextTokenizer
 from blip2.vision import EfficientNetLite, ImageEncoder
 from blip2.vision_transformers import ClipViT, EvaViT
+from blip2.visual_prompt import VisualPrompt
 from tests.tiny import QFORMER, STAGE2, Cells, features, language_model, text_tokenizer
 
 IDS = torch.tensor([[1, 5, 9, 12, 2], [1, 6, 8, 2, 0]])

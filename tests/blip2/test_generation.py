@@ -7,7 +7,7 @@ from blip2.decoding import Decoding
 from blip2.errors import UserError
 from blip2.language import MEMORIES
 from blip2.memory import Memory
-from tests.tiny import features, stage2
+from tests.tiny import features, stage2, told
 
 PROMPTS = ["describe this photo", "what is this ?"] * 4
 CAPTIONS = [
@@ -24,7 +24,7 @@ CAPTIONS = [
 
 def test_gradient_reaches_the_trained_part_and_no_frozen_one():
     model = stage2()
-    model(features(2), PROMPTS[:2], CAPTIONS[:2])["lm"].backward()
+    model(features(2), told(PROMPTS[:2], CAPTIONS[:2]))["lm"].backward()
     without = [n for n, p in model.prompt.named_parameters() if p.grad is None or not p.grad.any()]
     assert [name for name in without if not name.endswith("key.bias")] == []
     assert all(not p.requires_grad and p.grad is None for p in model.language.parameters())
@@ -39,7 +39,7 @@ def test_loss_against_one_pair_at_a_time():
     words = language.model.get_input_embeddings()
     total, count = 0.0, 0
     with torch.no_grad():
-        loss = float(model(features(8), PROMPTS, CAPTIONS)["lm"])
+        loss = float(model(features(8), told(PROMPTS, CAPTIONS))["lm"])
         visual = model.prompt(features(8))
         for photo, prompt, caption in zip(visual, PROMPTS, CAPTIONS, strict=True):
             head = language.tokenizer.encode("<|im_start|>user\n", add_special_tokens=False)

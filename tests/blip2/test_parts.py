@@ -6,10 +6,10 @@ from PIL import Image
 from transformers import BertConfig, BertModel
 
 from blip2 import Blip2, Blip2Retriever, UserError
-from blip2.generation import Stage2
 from blip2.vision import IMAGE_ENCODERS
+from blip2.visual_prompt import Stage2
 from tests.parity.published import configuration, randomise, tokenizer
-from tests.tiny import Cells
+from tests.tiny import Cells, told
 
 PHOTOS = [Image.new("RGB", (24, 24), colour) for colour in ("red", "blue")]
 
@@ -71,7 +71,7 @@ def test_stage_2_learns_and_is_read_back(kind, share, folders, tmp_path):
     optimizer = torch.optim.AdamW(model.prompt.parameters(), lr=3e-3)
     losses = []
     for _ in range(60):
-        loss = stage(features, asked, said)["lm"]
+        loss = stage(features, told(asked, said))["lm"]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

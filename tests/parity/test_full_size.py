@@ -14,11 +14,11 @@ from transformers import (
 )
 
 from blip2.config import PRESETS
-from blip2.generation import VisualPrompt
 from blip2.huggingface import our_config, their_config
 from blip2.names import HUGGING_FACE, translations
 from blip2.representation import Representation
 from blip2.vision_transformers import EvaViT
+from blip2.visual_prompt import VisualPrompt
 
 # Published sizes of the frozen language models.
 OPT = {

@@ -12,10 +12,10 @@ from blip2 import Blip2, Blip2Retriever, UserError
 from blip2.checkpoints import CheckpointError
 from blip2.decoding import Decoding
 from blip2.encoder_decoder import split_prefix
-from blip2.generation import VisualPrompt
 from blip2.huggingface import save_huggingface
 from blip2.names import HUGGING_FACE, translations
 from blip2.vision_transformers import ClipViT
+from blip2.visual_prompt import VisualPrompt
 from tests.parity.published import IMAGE, randomise, write
 
 CLOSE = {"rtol": 0, "atol": 1e-5}

@@ -9,10 +9,10 @@ from transformers import Blip2VisionConfig, Blip2VisionModel
 
 from blip2.checkpoints import CheckpointError
 from blip2.config import Blip2Config, QFormerConfig
-from blip2.generation import VisualPrompt
 from blip2.lavis import LavisFile
 from blip2.representation import Representation
 from blip2.vision_transformers import EvaViT
+from blip2.visual_prompt import VisualPrompt
 from tests.parity.published import randomise
 
 QFORMER = QFormerConfig(

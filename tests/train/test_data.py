@@ -11,7 +11,8 @@ from PIL import Image
 
 from blip2.errors import UserError
 from blip2.vision import IMAGE_ENCODERS, ImageEncoder, build_image_encoder
-from train.data import CaptionedPhotos, clean_caption
+from train.data import CaptionedPhotos
+from train.rows import clean_caption
 
 
 class Corners(ImageEncoder):
@@ -246,3 +247,59 @@ def test_features_resume_after_a_kill(shard):
 )
 def test_clean_captions(raw, clean):
     assert clean_caption(raw) == clean
+
+
+def talk_shard(folder, captions=("one.", "two.", "three.")):
+    """A photo with captions and four questions, a photo with one question of two answers."""
+    file = io.BytesIO()
+    Image.new("RGB", (16, 16), "red").save(file, "PNG")
+    several = [{"question": f"q{n}?", "answers": [f"a{n}"]} for n in range(4)]
+    one = [{"question": "why?", "answers": ["x", "y"]}]
+    texts = {"p": {"captions": list(captions), "qa": several}, "r": {"qa": one}}
+    with tarfile.open(folder / "talks.tar", "w") as tar:
+        for name, text in texts.items():
+            photo, words = file.getvalue(), json.dumps({"image_id": name, **text}).encode()
+            for suffix, data in (("png", photo), ("json", words)):
+                member = tarfile.TarInfo(f"{name}.{suffix}")
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    return folder / "talks.tar"
+
+
+def test_talks_take_all_questions_in_turn_and_some_begin_with_a_caption(tmp_path):
+    data = photos(talk_shard(tmp_path), texts="qa", turns=3)
+    assert len(data) == 2
+    asked, lengths, described = set(), set(), 0
+    for epoch in range(30):
+        for talks in data.batch_at(epoch, 2).told:
+            (talk,) = talks
+            if talk[0][0] == "":
+                described += 1
+                assert talk[0][1] in ("one", "two", "three")
+                talk = talk[1:]
+            for question, answer in talk:
+                assert answer in ("x", "y") if question == "why?" else answer == f"a{question[1]}"
+            assert len(dict(talk)) == len(talk)
+            if talk[0][0] != "why?":
+                lengths.add(len(talk))
+                asked |= {question for question, _ in talk}
+    assert asked == {"q0?", "q1?", "q2?", "q3?"}
+    assert lengths == {1, 2, 3}
+    assert 3 < described < 17  # about three of ten of the first photo's
+    again = photos(talk_shard(tmp_path), texts="qa", turns=3)
+    assert again.batch_at(17, 2).told == data.batch_at(17, 2).told
+
+
+def test_several_captions_are_told_at_once_and_all_of_them_are_references(tmp_path):
+    data = photos(talk_shard(tmp_path), texts="both", at_once=2, turns=2)
+    seen = []
+    for epoch in range(3):
+        batch = data.batch_at(epoch, 3)
+        (row,) = [n for n, truth in enumerate(batch.references) if truth]
+        assert batch.references[row] == ["one", "two", "three"]
+        assert [talk[0][0] for talk in batch.told[row]] == ["", ""]
+        assert batch.captions[row] == batch.told[row][0][0][1]
+        seen += [talk[0][1] for talk in batch.told[row]]
+    assert sorted(seen) == sorted(["one", "two", "three"] * 2)
+    every = photos(talk_shard(tmp_path), at_once=9).batch(np.array([0]))
+    assert sorted(talk[0][1] for talk in every.told[0]) == ["one", "three", "two"]

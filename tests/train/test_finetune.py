@@ -141,7 +141,7 @@ def test_a_model_that_reads_questions_goes_on_reading_them(folder):
 
 def test_the_text_branch_is_that_of_stage_1_and_the_rest_that_of_stage_2(folder):
     source = open_source(str(folder / "opt"), 2)
-    from blip2.generation import VisualPrompt
+    from blip2.visual_prompt import VisualPrompt
 
     prompt = source.build(VisualPrompt, torch.device("cpu"))
     recipe = Recipe(

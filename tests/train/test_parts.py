@@ -18,9 +18,9 @@ from blip2.vision import IMAGE_ENCODERS
 from tests.tiny import QFORMER, STAGE1, Cells
 from tests.train import tiny_ranks, tiny_stage
 from tests.train.tiny_ranks import BATCH
+from train.inputs import draw_tokens
 from train.loop import seed_step
 from train.parts import Part
-from train.stage1 import draw_tokens
 
 ROOT = Path(__file__).parents[2]
 

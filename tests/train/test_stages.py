@@ -2,6 +2,7 @@
 
 import io
 import json
+import random
 import tarfile
 
 import pytest
@@ -11,12 +12,14 @@ from PIL import Image
 from blip2 import Blip2, Blip2Retriever
 from blip2.checkpoints import read_tensors
 from blip2.config import PRESETS
-from blip2.generation import VisualPrompt
 from blip2.language import LANGUAGE_MODELS
 from blip2.representation import Representation
 from blip2.vision import IMAGE_ENCODERS
+from blip2.visual_prompt import VisualPrompt
 from tests.tiny import QFORMER, STAGE1, STAGE2, Cells, language_model, text_tokenizer
-from train import evaluate, stage1, stage2
+from train import evaluate, inputs, make_qa, stage1, stage2
+from train.config import Recipe
+from train.data import Batch
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 220)}
 THINGS = {"dog": 0, "cat": 85, "ball": 170, "bike": 255}  # a shade of grey each
@@ -158,26 +161,67 @@ def test_parts_of_ones_own_go_through_both_stages(folder, tmp_path):
 
 def test_drawn_tokens_are_distinct_and_differ_from_photo_to_photo():
     torch.manual_seed(3)
-    kept = stage1.draw_tokens(6, 9, 0.5)
+    kept = inputs.draw_tokens(6, 9, 0.5)
     assert kept.shape == (6, 4)
     assert bool((kept.diff(dim=1) > 0).all()) and int(kept.min()) >= 0 and int(kept.max()) < 9
     assert len({tuple(row) for row in kept.tolist()}) > 1
     torch.manual_seed(3)
-    assert torch.equal(kept, stage1.draw_tokens(6, 9, 0.5))
-    assert torch.equal(stage1.draw_tokens(6, 9, 1.0), torch.arange(9).expand(6, 9))
-    assert stage1.draw_tokens(6, 9, 0.01).shape == (6, 1)
+    assert torch.equal(kept, inputs.draw_tokens(6, 9, 0.5))
+    assert torch.equal(inputs.draw_tokens(6, 9, 1.0), torch.arange(9).expand(6, 9))
+    assert inputs.draw_tokens(6, 9, 0.01).shape == (6, 1)
 
 
 def test_stage_2_starts_from_stage_1(trained):
     """Without a step of training, what both stages share is equal, tensor by tensor."""
     torch.manual_seed(0)
     prompt = VisualPrompt(PRESETS["tiny"])
-    stage2.start_from_stage1(prompt, str(trained / "one" / "model"))
+    assert not stage2.start_from(prompt, str(trained / "one" / "model"))
     saved = read_tensors(trained / "one" / "model")
     own = prompt.state_dict()
     shared = [name for name in own if not name.startswith("projection.")]
     assert len(shared) > 60
     assert all(torch.equal(own[name], saved[name].float()) for name in shared)
+
+
+def test_stage_2_goes_on_from_stage_2(trained):
+    """All of it is the checkpoint's, the projection, too."""
+    prompt = VisualPrompt(PRESETS["tiny"])
+    assert stage2.start_from(prompt, str(trained / "two" / "model"))
+    saved = read_tensors(trained / "two" / "model")
+    assert all(torch.equal(own, saved[name].float()) for name, own in prompt.state_dict().items())
+
+
+def test_conversations_and_captions_of_its_own_go_through_stage_2(trained, tmp_path, capfd):
+    """As the command runs it: made questions, talks, samples judged by the captions."""
+    shards = str(tmp_path / "asked")
+    assert make_qa.main([f"{trained}/photos.tar", "--out", shards]) == 0
+    assert "yes/no" in capfd.readouterr().out
+    arguments = [str(trained / "tiny.yaml"), f"data={shards}-*.tar", f"dev_data={trained}/dev.tar"]
+    arguments += [f"start={trained}/two/model", f"output={tmp_path}/three", "texts=both"]
+    arguments += ["turns=3", "samples=3", "token_keep=0.7", "prompts=[describe this photo]"]
+    assert stage2.main([*arguments, *STEPS, f"cache={tmp_path}/cache", "epochs=3"]) == 0
+    said = capfd.readouterr()
+    assert "reward" in said.out + said.err and "drawn_cider" in said.out + said.err
+    before = read_tensors(trained / "two" / "model")
+    after = read_tensors(tmp_path / "three" / "model")
+    moved = [name for name, value in after.items() if (value != before[name]).any()]
+    assert len(moved) > 60
+
+
+def test_every_turn_of_a_talk_is_learned_behind_those_before_it(trained):
+    recipe = Recipe(preset="tiny", data="", prompts=("describe this photo",), turns=3)
+    language = language_model()
+    losses = stage2.Stage2Losses(recipe, None, language)
+    talk = [("", "a dog"), ("what is red ?", "a ball")]
+    batch = Batch(
+        torch.zeros(1, 9, 24), ["a dog"], [""], [[talk]], [[]], torch.zeros(1), [random.Random(0)]
+    )
+    first = ("describe this photo", "a dog")
+    assert losses.told(batch) == [[[first], [first, ("what is red ?", "a ball")]]]
+    text = language.prompt("what is red ?", [first])
+    read, said = language._read_and_said([first, ("what is red ?", "a ball")])
+    assert read == language.token_ids(text)
+    assert said == [*language.token_ids("a ball"), language.end_token_id]
 
 
 def test_matched_scale_makes_visual_tokens_as_large_as_words():

@@ -1,0 +1,153 @@
+"""Learning from captions that the model draws itself: self-critical training.
+
+Likelihood makes a model imitate each caption word by word; it is judged by how whole captions
+match what people say. Rennie et al. (CVPR 2017) draw captions from the model and make those
+likelier that score better than expected; here, after Luo (2020), the expectation is the mean of
+the other captions drawn for the photo. BLIP-2 itself has no such step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from blip2.decoding import Decoding
+from train.tokenise import PlainTokeniser
+
+if TYPE_CHECKING:
+    from blip2.visual_prompt import Stage2
+
+SIGMA = 6.0  # words by which lengths may differ
+LONGEST = 4  # words of an n-gram
+END = "</s>"  # counts as a word, so that a caption which breaks off scores less
+
+Gram = tuple[str, ...]
+
+
+class CiderReward:
+    """CIDEr-D of one caption (Vedantam et al., CVPR 2015), by the n-grams of training captions.
+
+    Parameters
+    ----------
+    references : sequence of sequence of str
+        Captions of every photo; an n-gram weighs the more, the fewer photos have it.
+    end : str
+        Counts as the last word of every caption; "" as in the evaluation.
+    """
+
+    def __init__(self, references: Sequence[Sequence[str]], end: str = END) -> None:
+        self.tokeniser, self.end = PlainTokeniser(), end
+        self.photos: Counter[Gram] = Counter()
+        for captions in references:
+            grams = {gram for words in self._words(captions) for gram in _grams(words)}
+            self.photos.update(grams)
+        self.count = len(references)
+
+    def __call__(self, captions: Sequence[str], references: Sequence[str]) -> list[float]:
+        """Score captions of one photo, from 0 to 10."""
+        truth = [self._vector(words) for words in self._words(references)]
+        drawn = [self._vector(words) for words in self._words(captions)]
+        return [
+            10 * sum(_similar(vector, other) for other in truth) / len(truth) for vector in drawn
+        ]
+
+    def _words(self, captions: Sequence[str]) -> list[list[str]]:
+        ends = [self.end] if self.end else []
+        return [text.split() + ends for text in self.tokeniser(captions)]
+
+    def _vector(self, words: list[str]) -> tuple[int, list[dict[Gram, float]], list[float]]:
+        """Length, and for each length of n-grams their weights and the norm of these."""
+        weights: list[dict[Gram, float]] = [{} for _ in range(LONGEST)]
+        for gram, times in Counter(_grams(words)).items():
+            rare = math.log(self.count) - math.log(max(1, self.photos[gram]))
+            weights[len(gram) - 1][gram] = times * rare
+        norms = [math.sqrt(sum(value * value for value in each.values())) for each in weights]
+        return max(0, len(words) - 1), weights, norms
+
+
+def _grams(words: list[str]) -> list[Gram]:
+    return [
+        tuple(words[start : start + length])
+        for length in range(1, LONGEST + 1)
+        for start in range(len(words) - length + 1)
+    ]
+
+
+def _similar(one, other) -> float:
+    """CIDEr-D between two vectors: clipped cosines, less the more the lengths differ."""
+    length, weights, norms = one
+    other_length, other_weights, other_norms = other
+    total = 0.0
+    for mine, theirs, a, b in zip(weights, other_weights, norms, other_norms, strict=True):
+        if a and b:
+            total += sum(
+                min(value, theirs[gram]) * theirs[gram]
+                for gram, value in mine.items()
+                if gram in theirs
+            ) / (a * b)
+    return total / LONGEST * math.exp(-((length - other_length) ** 2) / (2 * SIGMA**2))
+
+
+class SelfCritical:
+    """Draws captions from a model and says what each is worth.
+
+    Parameters
+    ----------
+    model : Stage2
+        The model as it is being trained.
+    reward : CiderReward
+        Scores captions.
+    samples : int
+        Captions of one photo, at least 2.
+    """
+
+    def __init__(self, model: Stage2, reward: CiderReward, samples: int) -> None:
+        self.model, self.reward = model, reward
+        # From the whole distribution, as the estimate of the gradient asks.
+        self.decoding = Decoding(do_sample=True, top_p=1.0, max_new_tokens=20)
+        self.samples = samples
+
+    @torch.no_grad()
+    def __call__(
+        self, features: Tensor, asked: Sequence[str], references: Sequence[Sequence[str]], pieces
+    ) -> tuple[list[list[str]], Tensor, float]:
+        """Draw captions of photos.
+
+        Parameters
+        ----------
+        features : Tensor
+            ``[B, N, C]``
+        asked : sequence of str
+            ``B`` instructions.
+        references : sequence of sequence of str
+            What people say of each.
+        pieces : tuple of Tensor, optional
+            See :meth:`blip2.visual_prompt.VisualPrompt.queries`.
+
+        Returns
+        -------
+        list of list of str
+            ``samples`` captions of each photo.
+        Tensor
+            ``[B * samples]``: how much more each scores than the others of its photo on average.
+        float
+            The mean score.
+        """
+        prompt, language = self.model.prompt, self.model.language
+        training = prompt.training
+        prompt.eval()
+        visual = prompt(features, pieces)
+        prompt.train(training)
+        texts = [language.prompt(text) for text in asked]
+        with torch.inference_mode():
+            drawn = language.samples(visual, texts, self.decoding, self.samples)
+        scores = torch.tensor(
+            [self.reward(own, truth) for own, truth in zip(drawn, references, strict=True)]
+        )  # [B, K]
+        others = (scores.sum(1, keepdim=True) - scores) / (self.samples - 1)
+        return drawn, (scores - others).flatten(), float(scores.mean())
