@@ -24,41 +24,31 @@ from pathlib import Path
 from typing import Any
 
 from blip2.errors import UserError
-from train.command import positive
+from train.command import exit_status, positive
 from train.shards import Sample, ShardReport, find_shards, iter_samples
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command.
-
-    Returns
-    -------
-    int
-        0, or 2 after an error that the user can put right, said on stderr.
-    """
+@exit_status
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command; 2 after an error that the user can put right, said on stderr."""
     args = _parser().parse_args(argv)
-    try:
-        if args.keep > args.candidates:
-            raise UserError(f"--keep {args.keep} is more than --candidates {args.candidates}.")
-        shards = find_shards(args.data)
-        names = [path.name for path in shards]
-        if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise UserError(f"Two shards are named {twice[0]}; filter them into two folders.")
-        todo = [path for path in shards if not (args.out / path.name).exists()]
-        if todo:
-            from blip2 import Blip2, Blip2Retriever
+    if args.keep > args.candidates:
+        raise UserError(f"--keep {args.keep} is more than --candidates {args.candidates}.")
+    shards = find_shards(args.data)
+    names = [path.name for path in shards]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UserError(f"Two shards are named {twice[0]}; filter them into two folders.")
+    todo = [path for path in shards if not (args.out / path.name).exists()]
+    if todo:
+        from blip2 import Blip2, Blip2Retriever
 
-            captioner = Blip2.from_pretrained(args.captioner, device=args.device)
-            retriever = Blip2Retriever.from_pretrained(args.retriever, device=args.device)
-        for number, path in enumerate(todo, 1):
-            print(f"shard {number} of {len(todo)}: {path.name}", file=sys.stderr)
-            report = filter_shard(path, args.out, captioner, retriever, args)
-            print(f"{path.name}: {report.describe()}")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        captioner = Blip2.from_pretrained(args.captioner, device=args.device)
+        retriever = Blip2Retriever.from_pretrained(args.retriever, device=args.device)
+    for number, path in enumerate(todo, 1):
+        print(f"shard {number} of {len(todo)}: {path.name}", file=sys.stderr)
+        report = filter_shard(path, args.out, captioner, retriever, args)
+        print(f"{path.name}: {report.describe()}")
     print(f"{len(todo)} shards written to {args.out}")
-    return 0
 
 
 def filter_shard(

@@ -3,11 +3,28 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from blip2.errors import UserError
 from train.config import Recipe, read_recipe
+
+
+def exit_status(run: Callable[..., None]) -> Callable[..., int]:
+    """Make a command of a function: 0, or 2 with one line on stderr on an error of its user's."""
+
+    @functools.wraps(run)
+    def command(*arguments: Any, **named: Any) -> int:
+        try:
+            run(*arguments, **named)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        return 0
+
+    return command
 
 
 def run_recipe(

@@ -22,7 +22,7 @@ from typing import Any
 from blip2.errors import UserError
 from train.anchors import find_anchors, verdict
 from train.breakdown import table
-from train.command import count, positive
+from train.command import count, exit_status, positive
 from train.reports import check_output, describe_shards, provenance, shorten, write_report
 from train.shards import ShardReport, iter_samples
 from train.tasks import evaluate_answers, evaluate_captions, evaluate_retrieval, usable
@@ -32,7 +32,8 @@ TASKS = {"caption": evaluate_captions, "vqa": evaluate_answers, "retrieval": eva
 Load = Callable[[str, str, str | None], Any]
 
 
-def main(argv: Sequence[str] | None = None, load: Load | None = None) -> int:
+@exit_status
+def main(argv: Sequence[str] | None = None, load: Load | None = None) -> None:
     """Run the command.
 
     Parameters
@@ -42,41 +43,37 @@ def main(argv: Sequence[str] | None = None, load: Load | None = None) -> int:
     load : callable, optional
         Makes the model, instead of ``from_pretrained``.
 
-    Returns
-    -------
-    int
-        0, or 2 after an error that the user can put right, said on stderr.
+    Raises
+    ------
+    UserError
+        One that the user can put right: said on stderr, and the exit status is 2.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     args = _parser().parse_args(argv)
-    try:
-        check_output(args.output)
-        anchors = find_anchors(args.against, args.task)
-        read, what = ShardReport(), "qa" if args.task == "vqa" else "captions"
-        samples = usable(iter_samples(args.data, report=read), read, args.limit, what)
-        if not samples:
-            raise UserError(f"No photo with {what} is in {args.data}; give shards with {what}.")
-        model = (load or load_model)(args.task, args.model, args.device)
-        result = TASKS[args.task](model, samples, args)
-        claimed = {key: getattr(args, key) for key in ("dataset", "split", "fine_tuned")}
-        protocol = claimed | result["settings"] | result["counts"]
-        report = {
-            "task": args.task,
-            "model": _describe_model(args.model, model),
-            "data": {
-                "source": shorten(args.data),
-                "shards": describe_shards(read.shards),
-                "left_out": [{"sample": shorten(s), "why": why} for s, why in read.broken],
-            },
-            "protocol": claimed,
-            **result,
-            "verdicts": [verdict(a, args.task, protocol, result["metrics"]) for a in anchors],
-            **provenance(argv),
-        }
-        write_report(args.output, report)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    check_output(args.output)
+    anchors = find_anchors(args.against, args.task)
+    read, what = ShardReport(), "qa" if args.task == "vqa" else "captions"
+    samples = usable(iter_samples(args.data, report=read), read, args.limit, what)
+    if not samples:
+        raise UserError(f"No photo with {what} is in {args.data}; give shards with {what}.")
+    model = (load or load_model)(args.task, args.model, args.device)
+    result = TASKS[args.task](model, samples, args)
+    claimed = {key: getattr(args, key) for key in ("dataset", "split", "fine_tuned")}
+    protocol = claimed | result["settings"] | result["counts"]
+    report = {
+        "task": args.task,
+        "model": _describe_model(args.model, model),
+        "data": {
+            "source": shorten(args.data),
+            "shards": describe_shards(read.shards),
+            "left_out": [{"sample": shorten(s), "why": why} for s, why in read.broken],
+        },
+        "protocol": claimed,
+        **result,
+        "verdicts": [verdict(a, args.task, protocol, result["metrics"]) for a in anchors],
+        **provenance(argv),
+    }
+    write_report(args.output, report)
     if read.broken:
         print(f"warning: {read.describe()}", file=sys.stderr)
     for name, value in _flat(report["metrics"]):
@@ -87,7 +84,6 @@ def main(argv: Sequence[str] | None = None, load: Load | None = None) -> int:
         why = "; ".join(one.get("differences", [f"{one['metric']} published {one['published']}"]))
         print(f"{one['anchor']}: {one['verdict']} ({why})")
     print(f"report: {args.output}")
-    return 0
 
 
 def load_model(task: str, name: str, device: str | None) -> Any:

@@ -22,35 +22,24 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from blip2.errors import UserError
-from train.command import positive
+from train.command import exit_status, positive
 from train.shards import ShardReport, iter_files, iter_samples
 
 if TYPE_CHECKING:
     from train.presence import Statistics
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command.
-
-    Returns
-    -------
-    int
-        0, or 2 after an error that the user can put right, said on stderr.
-    """
+@exit_status
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command; 2 after an error that the user can put right, said on stderr."""
     args = _parser().parse_args(argv)
-    try:
-        report, shards, made = make_qa(args.source, args.out, args.per_shard, args.seed)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    report, shards, made = make_qa(args.source, args.out, args.per_shard, args.seed)
     for name, why in report.broken:
         print(f"left out: {name}: {why}", file=sys.stderr)
     for kind, count in sorted(made.items()):
         print(f"{kind:<10} {count}")
     print(f"{made.total()} questions on {report.samples} photos in {len(shards)} shards")
     print(f"data: {shards[0].parent}/{args.out.name}-*.tar")
-    return 0
 
 
 def make_qa(

@@ -22,34 +22,24 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from blip2.errors import UserError
-from train.command import positive
+from train.command import exit_status, positive
 from train.shards import Sample, ShardReport
 
 SUFFIXES = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
 HELD = 4000  # samples in memory while they are shuffled
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command.
-
-    Returns
-    -------
-    int
-        0, or 2 after an error that the user can put right, said on stderr.
-    """
+@exit_status
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command; 2 after an error that the user can put right, said on stderr."""
     args = _parser().parse_args(argv)
-    try:
-        report, shards = prepare(
-            args.source, args.out, args.per_shard, args.side, None if args.no_shuffle else args.seed
-        )
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    report, shards = prepare(
+        args.source, args.out, args.per_shard, args.side, None if args.no_shuffle else args.seed
+    )
     for name, why in report.broken:
         print(f"left out: {name}: {why}", file=sys.stderr)
     print(f"{report.samples} photos in {len(shards)} shards, {len(report.broken)} left out")
     print(f"data: {shards[0].parent}/{args.out.name}-*.tar")
-    return 0
 
 
 def prepare(
