@@ -105,6 +105,8 @@ class Recipe:
         Stage 2 of an encoder-decoder: the first part of a caption is read, the rest is written.
     captions_at_once : int
         Stage 2: captions of a photo that one step learns; the photo is read once for all.
+    typical : int
+        Draw only so many captions of a photo, those that agree most with its others; 0 draws all.
     turns : int
         Stage 2: most questions of one conversation about a photo; 1 asks each by itself.
     samples : int
@@ -162,6 +164,7 @@ class Recipe:
     diversity: float = 0.0
     split_captions: bool = False
     captions_at_once: int = 1
+    typical: int = 0
     turns: int = 1
     samples: int = 0
     reward: float = 1.0
@@ -176,7 +179,7 @@ LEAST = {
     "clip_norm": 0, "hardness_epochs": 0, "save_every": 1, "validate_every": 1, "log_every": 1,
     "keep": 1, "seed": 0, "token_keep": 0.01, "diversity": 0,
     "image_size": 0, "layer_decay": 0.01, "pool": 0,
-    "watch": 2, "captions_at_once": 1, "turns": 1, "samples": 0, "reward": 0,
+    "watch": 2, "captions_at_once": 1, "typical": 0, "turns": 1, "samples": 0, "reward": 0,
 }  # fmt: skip
 MOST = {"token_keep": 1, "layer_decay": 1}
 CHOICES = {

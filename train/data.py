@@ -25,7 +25,7 @@ from blip2.errors import UserError
 from blip2.vision import ImageEncoder
 from train.features import FeatureCache, Pixels
 from train.parts import Part
-from train.rows import Row, Talk, rows_of
+from train.rows import Row, Talk, rows_of, with_typical
 from train.shards import Place, ShardReport
 from train.sources import find_sources
 
@@ -87,6 +87,8 @@ class CaptionedPhotos:
     turns : int
         Most questions of one conversation. With several, a row is a photo with all its questions,
         of which each pass draws others.
+    typical : int
+        Draw only so many captions of a photo, see :func:`train.rows.with_typical`; 0 draws all.
 
     Attributes
     ----------
@@ -109,6 +111,7 @@ class CaptionedPhotos:
         texts: str = "captions",
         at_once: int = 1,
         turns: int = 1,
+        typical: int = 0,
     ) -> None:
         self.report = ShardReport()
         self.at_once, self.turns = at_once, turns
@@ -128,6 +131,8 @@ class CaptionedPhotos:
         if not self.rows:
             what = {"captions": "captions", "qa": "answered questions"}.get(texts, "texts")
             raise UserError(f"No photo in {source} has {what}; training needs them.")
+        if typical:
+            self.rows = with_typical(self.rows, typical)
         self.seed = seed
         if not isinstance(encoder, str):
             self.features = Pixels(encoder, self.image_ids, self.places, whole=views == 1)
@@ -136,7 +141,7 @@ class CaptionedPhotos:
             self.features = FeatureCache(Path(cache), encoder, self.image_ids, self.places, views)
             for number, why in self.features.broken.items():
                 self.report.leave_out(self.image_ids[number], why)
-        rows = [(row.name, row.texts, *row.asked) for row in self.rows]
+        rows = [(row.name, row.texts, *row.asked, *row.typical) for row in self.rows]
         said = json.dumps([rows, self.weights]).encode()
         self.digest = hashlib.sha256(self.features.digest.encode() + said).hexdigest()
         self._epoch: tuple[int, tuple[np.ndarray, np.ndarray]] | None = None

@@ -74,7 +74,12 @@ def training_photos(
 
 def told_of(recipe: Recipe) -> dict[str, Any]:
     """What of a photo's texts a recipe draws, for :class:`CaptionedPhotos`."""
-    return {"texts": recipe.texts, "at_once": recipe.captions_at_once, "turns": recipe.turns}
+    return {
+        "texts": recipe.texts,
+        "at_once": recipe.captions_at_once,
+        "turns": recipe.turns,
+        "typical": recipe.typical,
+    }
 
 
 def dev_photos(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from train.shards import Sample
 
@@ -28,6 +28,8 @@ class Row:
         What ``texts`` answer.
     asked : list of (str, list of str)
         Of a talk the questions with their answers; ``texts`` are the photo's captions then.
+    typical : list of str
+        Captions that are drawn, where not all are.
     """
 
     photo: int
@@ -35,6 +37,7 @@ class Row:
     texts: list[str]
     question: str = ""
     asked: list[tuple[str, list[str]]] = field(default_factory=list)
+    typical: list[str] = field(default_factory=list)
 
     @property
     def described(self) -> bool:
@@ -53,7 +56,7 @@ class Row:
         turns : int
             Most questions of a talk.
         """
-        order: list = list(self.asked or self.texts)
+        order: list = list(self.asked or self.typical or self.texts)
         random.Random(f"{seed}/{self.name}").shuffle(order)
         if self.asked:
             return [self._talk(order, turn, seed, turns)]
@@ -70,8 +73,31 @@ class Row:
         asked = [order[(turn * turns + number) % len(order)] for number in range(count)]
         talk = [(question, draw.choice(answers)) for question, answers in asked]
         if self.texts and draw.random() < DESCRIBED:
-            talk.insert(0, ("", draw.choice(self.texts)))
+            talk.insert(0, ("", draw.choice(self.typical or self.texts)))
         return talk
+
+
+def with_typical(rows: list[Row], number: int) -> list[Row]:
+    """Have only those ``number`` captions of a photo drawn that agree most with its others.
+
+    One caption in five tells what nobody else saw, or tells it oddly. Agreement is the mean CIDEr
+    with the photo's other captions (consensus, Vedantam et al., CVPR 2015).
+    """
+    from train.rewards import CiderReward
+
+    described = {row.photo: row.texts for row in rows if not row.question and row.texts}
+    reward = CiderReward(list(described.values()), end="")
+    best: dict[int, list[str]] = {}
+    for photo, texts in described.items():
+        scores = [
+            reward([text], [*texts[:place], *texts[place + 1 :]])[0]
+            for place, text in enumerate(texts)
+            if len(texts) > number
+        ]
+        # Of equals the first; a photo with no more captions keeps all.
+        order = sorted(range(len(scores)), key=lambda place: -scores[place])
+        best[photo] = [texts[place] for place in sorted(order[:number])]
+    return [row if row.question else replace(row, typical=best.get(row.photo, [])) for row in rows]
 
 
 def rows_of(sample: Sample, texts: str, photo: int, turns: int = 1) -> list[Row]:

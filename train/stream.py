@@ -67,10 +67,11 @@ class StreamedPhotos:
         texts: str = "captions",
         at_once: int = 1,
         turns: int = 1,
+        typical: int = 0,
     ) -> None:
         self.encoder, self.pool, self.resample = encoder, pool, resample
         self.options = {"views": views, "seed": seed, "texts": texts}
-        self.options |= {"at_once": at_once, "turns": turns}
+        self.options |= {"at_once": at_once, "turns": turns, "typical": typical}
         self.shards, self.weights = _named(source)
         if not resample and len(set(self.weights)) > 1:
             raise UserError("Weights of sources need resample: true, where shards are drawn.")

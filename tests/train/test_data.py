@@ -12,7 +12,7 @@ from PIL import Image
 from blip2.errors import UserError
 from blip2.vision import IMAGE_ENCODERS, ImageEncoder, build_image_encoder
 from train.data import CaptionedPhotos
-from train.rows import clean_caption
+from train.rows import Row, clean_caption, with_typical
 
 
 class Corners(ImageEncoder):
@@ -303,3 +303,25 @@ def test_several_captions_are_told_at_once_and_all_of_them_are_references(tmp_pa
     assert sorted(seen) == sorted(["one", "two", "three"] * 2)
     every = photos(talk_shard(tmp_path), at_once=9).batch(np.array([0]))
     assert sorted(talk[0][1] for talk in every.told[0]) == ["one", "three", "two"]
+
+
+def test_only_the_captions_that_agree_most_are_drawn():
+    captions = ["a dog runs", "what a day", "a dog runs fast", "my friend", "a dog runs on grass"]
+    others = [Row(1, "q", ["a cat sits on snow"]), Row(2, "r", ["the day", "my street"])]
+    asked = [("why?", ["x"])]
+    rows = [Row(0, "p", captions), Row(0, "p/talk", captions, asked=asked), *others]
+    rows = with_typical([*rows, Row(1, "q/how?", ["yes"], "how?")], 3)
+    agreeing = ["a dog runs", "a dog runs fast", "a dog runs on grass"]
+    assert [row.typical for row in rows] == [agreeing, agreeing, [], [], []]
+    assert rows[0].texts == captions  # all count as right
+    drawn = [rows[0].told(turn, seed=0)[0][0][1] for turn in range(6)]
+    assert sorted(drawn) == sorted(agreeing * 2)
+    talks = [rows[1].told(turn, seed=0)[0] for turn in range(60)]
+    assert {talk[0][1] for talk in talks if talk[0][0] == ""} == set(agreeing)
+    both = rows[3].told(0, seed=0, at_once=5)
+    assert sorted(talk[0][1] for talk in both) == ["my street", "the day"]
+
+
+def test_a_photo_with_few_captions_keeps_them(shard):
+    first = photos(shard, typical=3)
+    assert [row.typical for row in first.rows] == [[]] * 10
