@@ -27,12 +27,12 @@ class FrozenDecoder(FrozenLanguageModel):
             torch.cat([before, photo.to(before.dtype), self.embed(tree.tokens)])
             for photo, tree in zip(visual, trees, strict=True)
         ]
-        mask, positions = tree_inputs(trees, root, before.dtype)
+        inputs = pad(rows)
+        if any(len(texts) > 1 for texts in told):  # a lone text is a plain row
+            mask, positions = tree_inputs(trees, root, before.dtype)
+            inputs |= {"attention_mask": mask, "position_ids": positions}
         hidden = self.model.base_model(
-            inputs_embeds=pad(rows)["inputs_embeds"],
-            attention_mask=mask.to(visual.device),
-            position_ids=positions.to(visual.device),
-            use_cache=False,
+            **{name: value.to(visual.device) for name, value in inputs.items()}, use_cache=False
         ).last_hidden_state  # [B, L, W]
         # Only what predicts a token of an answer reaches the vocabulary.
         steps = [

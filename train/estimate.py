@@ -98,6 +98,9 @@ def describe(recipe: Recipe, command: str, processes: int = 1) -> str:
             f"learning rate over {recipe.epochs} passes: to {recipe.learning_rate:g} in "
             f"{recipe.warmup_steps:,} steps, then cosine to {recipe.final_learning_rate:g}"
         )
+    several = ("captions_at_once", "turns", "samples")
+    if further := [name for name in several if getattr(recipe, name) > 1]:
+        lines.append(f"one text a photo is counted below; {', '.join(further)} add to it")
     needed = memory(config, recipe, part)
     if recipe.shard:
         needed.trained, needed.frozen = needed.trained // processes, needed.frozen // processes

@@ -73,6 +73,8 @@ def task_stage(recipe: Recipe) -> int:
     wanted = "qa" if recipe.task == "vqa" else "captions"
     if recipe.texts not in (wanted, "both") or (recipe.texts == "both" and recipe.task != "vqa"):
         raise UserError(f"The task {recipe.task} trains on {wanted}; set texts: {wanted}.")
+    if recipe.samples or recipe.turns > 1:
+        raise UserError("Only stage 2 draws captions and holds talks; leave samples and turns out.")
     if recipe.text_start and recipe.task != "vqa":
         raise UserError("Only vqa has the Q-Former read a question; leave text_start out.")
     return TASKS[recipe.task]

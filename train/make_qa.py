@@ -101,7 +101,7 @@ def _with_questions(
             for entry in questions:
                 kind = entry["question_type"]
                 made[f"{kind} {entry['answers'][0]}" if kind == "yes/no" else kind] += 1
-            if questions:
+            if questions or name in names:
                 suffix = next(suffix for suffix in files if suffix.lower() == "json")
                 fields = json.loads(files[suffix])
                 fields.setdefault("image_id", sample.image_id)  # a new name must not change it

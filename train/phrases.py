@@ -7,9 +7,9 @@ number, and a noun before an unknown word is no thing at all ("dog house", "tenn
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from train.nouns import LEXICON, Noun
+from train.nouns import LEXICON, Noun, plural
 from train.verbs import FORMS, FROM_BASE, FROM_ING, FROM_THIRD, word_set
 
 COLOURS = word_set("""red orange yellow green blue purple pink brown black white gray grey tan
@@ -170,6 +170,8 @@ def _phrase(tokens: list[str], noun: Noun, head: int, end: int) -> Mention:
             clear = False
         at -= 1
     determiner = tokens[at] if at >= 0 else ""
+    if determiner in {"a", "an", "one", "another"} and plural(noun.singular) == noun.singular:
+        noun = replace(noun, plural=False)  # "a sheep"
     has_determiner = determiner in ARTICLES | MANY or determiner in NUMBERS or determiner.isdigit()
     begin = at if has_determiner or determiner == "no" else at + 1
     if not clear and not colours and any(t in COLOURS for t in tokens[begin:head]):
@@ -179,6 +181,8 @@ def _phrase(tokens: list[str], noun: Noun, head: int, end: int) -> Mention:
     if noun.plural and len(colours) > 1:
         colours = ["?"]  # "black and white dogs" may be one of each
     number = _number(tokens, noun, determiner, begin)
+    if begin > 1 and tokens[begin - 1] == "and" and tokens[begin - 2] in COLOURS:
+        number, colours = UNCLEAR, ["?"]  # "a red and a blue car" are two
     real = not unreal and determiner != "no" and _is_real(tokens, begin)
     new = determiner in {"a", "an", "another"} or determiner in NUMBERS
     return Mention(noun, begin, head, end, number, tuple(colours), new, real)

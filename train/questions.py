@@ -39,6 +39,7 @@ _MARKED = word_set("""spot spots patch patches markings marking paws ears face h
 _GREYSCALE = ("black and white photo", "black and white picture", "black and white image",
               "black and white photograph", "black and white shot", "black-and-white")  # fmt: skip
 _ALONE = frozenset({"one", "single", "lone", "alone"})
+_TACK = frozenset({"collar", "leash", "harness"})
 _NO_PLACE = frozenset({"group", "crowd", "air"})
 
 
@@ -102,10 +103,18 @@ def _objects(captions: Sequence[Caption]) -> list[tuple[str, list[str]]]:
             _note_deed(captions, caption, mention, found)
             _note_place(captions, caption, mention, found)
     for question, answers in found.items():
-        if question.endswith(" wearing?"):  # whatever else is worn is right, too
+        if question.endswith(" wearing?") and _one_wearer(captions):
+            # Whatever else is worn is right, too.
             worn = [m for c in captions for m in c.mentions if m.noun.category == "clothes"]
+            worn = [m for m in worn if m.family not in _TACK]
             _add(answers, [answer for m in worn if m.real for answer in _answers(m)])
     return list(found.items())
+
+
+def _one_wearer(captions: Sequence[Caption]) -> bool:
+    """Whether all garments are those of the one person: nobody and no animal is there besides."""
+    animals = any(m.noun.category == "animals" for c in captions for m in c.mentions)
+    return bool(sole_person(captions)) and not animals
 
 
 def _note_deed(

@@ -119,7 +119,7 @@ class SelfCritical:
 
     @torch.no_grad()
     def __call__(
-        self, features: Tensor, asked: Sequence[str], references: Sequence[Sequence[str]], pieces
+        self, features: Tensor, asked: Sequence[str], references: Sequence[Sequence[str]]
     ) -> tuple[list[list[str]], Tensor, float]:
         """Draw captions of photos.
 
@@ -131,8 +131,6 @@ class SelfCritical:
             ``B`` instructions.
         references : sequence of sequence of str
             What people say of each.
-        pieces : tuple of Tensor, optional
-            See :meth:`blip2.visual_prompt.VisualPrompt.queries`.
 
         Returns
         -------
@@ -146,7 +144,7 @@ class SelfCritical:
         prompt, language = self.model.prompt, self.model.language
         training = prompt.training
         prompt.eval()
-        visual = prompt(features, pieces)
+        visual = prompt(features)
         prompt.train(training)
         texts = [language.prompt(text) for text in asked]
         with torch.inference_mode():

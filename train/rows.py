@@ -70,7 +70,7 @@ class Row:
         """Some questions, each with an answer of someone; sometimes a caption before them."""
         draw = random.Random(f"{seed}/{turn}/{self.name}/talk")
         count = draw.randint(1, min(turns, len(order)))
-        asked = [order[(turn * turns + number) % len(order)] for number in range(count)]
+        asked = [order[(turn + number) % len(order)] for number in range(count)]
         talk = [(question, draw.choice(answers)) for question, answers in asked]
         if self.texts and draw.random() < DESCRIBED:
             talk.insert(0, ("", draw.choice(self.typical or self.texts)))

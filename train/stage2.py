@@ -47,6 +47,11 @@ def run(recipe: Recipe) -> None:
 
     if not recipe.prompts and not recipe.split_captions and recipe.texts != "qa":
         raise UserError("The recipe has no prompts; give at least one instruction.")
+    if recipe.samples == 1 or (recipe.samples and (recipe.pool or recipe.shard)):
+        raise UserError(
+            f"samples: {recipe.samples} doesn't go with this recipe; give at least 2, without pool "
+            "and shard."
+        )
     config = model_config(recipe.preset, stage=2)
     torch.manual_seed(recipe.seed)
     prompt = VisualPrompt(config)
@@ -177,42 +182,37 @@ class Stage2Losses:
         self.scores: list[float] = []  # of captions drawn since they were last told
 
     def __call__(self, model, step: int, device, part: Part) -> dict[str, Tensor]:
-        """The part's share: its sum over the parts is the loss of the whole batch."""
+        """The part's share: its sum over the parts is the loss of the whole batch.
+
+        The reward of a batch is the mean of its parts'.
+        """
         from train.inputs import kept_tokens
         from train.parts import total
 
         if part.turn == 0:
             self._turns = self.photos.batches_at(step, self.recipe.batch_size, part)
             self._told = [self.told(batch) for batch in self._turns]  # each call draws anew
-            length = sum(self.language.told_length(told) for told in self._told)
+            learned = zip(self._turns, self._told, strict=True)
+            length = sum(
+                self.language.told_length(self.learned(batch, told)) for batch, told in learned
+            )
             self._length = total(length, device) if part.count > 1 else length
-        batch = self._turns[part.turn]
-        told = self._told[part.turn]
+        batch, told = self._turns[part.turn], self._told[part.turn]
         features = batch.features.to(device)
-        pieces = self.pieces([talks[0][-1][0] for talks in self.all_told(batch)], device)
+        pieces = self.pieces([talks[0][-1][0] for talks in told], device)
         kept = kept_tokens(self.recipe, self.photos, len(told), device)
-        drawn = self.drawn(batch, told, features, device)
-        losses = model(features, told, pieces, kept, *drawn)
-        if "reward" in losses:
-            losses["reward"] = losses["reward"] * self.recipe.reward
+        learned = self.learned(batch, told)
+        losses = model(features, learned, pieces, kept, *self.drawn(batch, told, features))
+        if self.critic is not None:  # every part says it, also one without captions
+            losses["reward"] = self.recipe.reward * losses.get("reward", 0 * losses["lm"])
         if part.count == 1:
             return losses
         # The loss is a mean over the words of the whole batch, so parts count by their words.
-        share = self.language.told_length(told) / self._length
+        share = self.language.told_length(learned) / max(1, self._length)
         return {n: loss * (share if n == "lm" else 1 / part.count) for n, loss in losses.items()}
 
     def told(self, batch: Batch) -> list[list[Turns]]:
-        """What is asked and answered of each photo: every turn of a talk ends a text.
-
-        Of photos whose captions the model draws itself, what people say is left out.
-        """
-        told = self.all_told(batch)
-        if self.critic is None:
-            return told
-        return [[] if truth else of for of, truth in zip(told, batch.references, strict=True)]
-
-    def all_told(self, batch: Batch) -> list[list[Turns]]:
-        """The same with all that people say."""
+        """What people ask and answer of each photo: every turn of a talk ends a text."""
         return [
             [
                 turns[: number + 1]
@@ -222,6 +222,12 @@ class Stage2Losses:
             ]
             for talks, key in zip(batch.told, batch.keys, strict=True)
         ]
+
+    def learned(self, batch: Batch, told: list[list[Turns]]) -> list[list[Turns]]:
+        """What of it is imitated: nothing of photos whose captions the model draws itself."""
+        if self.critic is None:
+            return told
+        return [[] if truth else of for of, truth in zip(told, batch.references, strict=True)]
 
     def _put(self, talk: Talk, key: random.Random) -> Turns:
         """A talk in the words in which the language model is asked."""
@@ -237,21 +243,17 @@ class Stage2Losses:
         ]
 
     def drawn(
-        self, batch: Batch, told: Told, features: Tensor, device
+        self, batch: Batch, told: list[list[Turns]], features: Tensor
     ) -> tuple[Told, Tensor] | tuple[()]:
         """Captions that the model draws for photos with captions, and their worth."""
-        if self.critic is None:
-            return ()
         rows = [number for number, truth in enumerate(batch.references) if truth]
-        found: list[list[Turns]] = [[] for _ in told]
-        if not rows:
+        if self.critic is None or not rows:
             return ()
-        prompts = self.recipe.prompts or (self.language.form.caption,)
-        asked = [batch.keys[row].choice(prompts) for row in rows]
-        pieces = self.pieces(asked, device)
+        asked = [told[row][0][0][0] for row in rows]
         truth = [batch.references[row] for row in rows]
-        captions, worth, score = self.critic(features[rows], asked, truth, pieces)
+        captions, worth, score = self.critic(features[rows], asked, truth)
         self.scores.append(score)
+        found: list[list[Turns]] = [[] for _ in told]
         for row, question, own in zip(rows, asked, captions, strict=True):
             found[row] = [[(question, text)] for text in own]
         return found, worth
@@ -292,12 +294,12 @@ class Stage2Validation:
         losses = []
         for part in np.array_split(rows, max(1, len(rows) // 64)):
             batch = self.photos.batch(part)
-            told = self.losses.all_told(batch)
+            told = self.losses.told(batch)
             features = batch.features.to(device)
             pieces = self.losses.pieces([talks[0][-1][0] for talks in told], device)
             losses.append(float(model(features, told, pieces)["lm"]))
         few = self.photos.batch(rows[:4])
-        asked = [talks[0][0][0] for talks in self.losses.all_told(few)]
+        asked = [talks[0][0][0] for talks in self.losses.told(few)]
         visual = model.prompt(few.features.to(device), self.losses.pieces(asked, device))
         texts = [model.language.prompt(text) for text in asked]
         answers = model.language.generate(visual, texts, Decoding())

@@ -21,7 +21,7 @@ _WITH_OBJECT = """
 _EMPTY = """
     look take make do go get have give put use come try perform attempt prepare show be watch
     stare enjoy hang lean travel move turn begin start stop follow appear seem reach face land head
-    practice compete approach wear walk work
+    practice compete approach work
 """
 
 

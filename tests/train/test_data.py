@@ -305,6 +305,15 @@ def test_several_captions_are_told_at_once_and_all_of_them_are_references(tmp_pa
     assert sorted(talk[0][1] for talk in every.told[0]) == ["one", "three", "two"]
 
 
+def test_each_question_opens_as_many_talks():
+    asked = [(f"q{n}?", ["x"]) for n in range(4)]
+    row = Row(0, "p/talk", [], asked=asked)
+    opened = [row.told(turn, seed=0, turns=4)[0][0][0] for turn in range(40)]
+    assert {question: opened.count(question) for question, _ in asked} == dict.fromkeys(
+        ["q0?", "q1?", "q2?", "q3?"], 10
+    )
+
+
 def test_only_the_captions_that_agree_most_are_drawn():
     captions = ["a dog runs", "what a day", "a dog runs fast", "my friend", "a dog runs on grass"]
     others = [Row(1, "q", ["a cat sits on snow"]), Row(2, "r", ["the day", "my street"])]

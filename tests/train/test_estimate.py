@@ -64,6 +64,13 @@ def test_every_recipe_can_be_tried_dry_and_says_its_memory(name, capsys):
         assert f"# Compute: {each} a pair, " in path.read_text()
 
 
+def test_what_is_not_counted_is_said():
+    recipe = read_recipe(CONFIGS / "mini_stage2.yaml")
+    assert "one text a photo" not in describe(recipe, "stage2")
+    several = replace(recipe, turns=4, samples=5)
+    assert "one text a photo is counted below; turns, samples add" in describe(several, "stage2")
+
+
 @pytest.mark.parametrize("name", TUNED)
 def test_the_papers_fine_tuning(name):
     """Appendix of the paper, tables 7 to 9."""

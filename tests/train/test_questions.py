@@ -194,3 +194,25 @@ def test_words_and_their_forms():
     ]  # fmt: skip
     assert all(noun.family in FAMILIES for noun in LEXICON.values())
     assert LEXICON["puppies",].family == "dog" and LEXICON["hot", "dogs"].family == "hot_dog"
+
+
+def test_two_things_named_by_one_noun_have_no_colour():
+    for caption in ("a red and a blue car are parked", "a brown and a white dog run"):
+        assert not [question for question in answers(caption) if "color" in question]
+
+
+def test_garments_are_their_wearers():
+    worn = answers("a man is wearing a hat and a woman is wearing a dress")
+    assert worn["what is the man wearing?"] == ["hat"]
+    assert worn["what is the woman wearing?"] == ["dress"]
+    assert answers("the man wears a hat", "a dog with a collar")["what is the man wearing?"] == [
+        "hat"
+    ]
+    both = answers("a man is wearing a hat", "a man in a red shirt smiles")
+    assert sorted(both["what is the man wearing?"]) == ["hat", "shirt"]
+
+
+def test_a_word_without_a_plural_of_its_own_is_one_behind_an_article():
+    assert "how many fish are there?" not in answers("a fish swims", "three fish")
+    assert answers("a white sheep stands")["what color is the sheep?"] == ["white"]
+    assert answers("two sheep stand on a hill")["how many sheep are there?"] == ["2", "two"]

@@ -51,7 +51,7 @@ def test_worth_is_the_score_above_that_of_the_others():
     judge = critic(model)
     torch.manual_seed(0)
     truth = [["a red dog"], ["a blue cat"]]
-    drawn, worth, mean = judge(features(2), ["describe", "describe"], truth, None)
+    drawn, worth, mean = judge(features(2), ["describe", "describe"], truth)
     assert model.prompt.training
     assert [len(captions) for captions in drawn] == [4, 4]
     scores = [judge.reward(own, of) for own, of in zip(drawn, truth, strict=True)]
@@ -94,7 +94,7 @@ def test_learning_from_samples_raises_the_score():
     scores = []
     for step in range(60):
         torch.manual_seed(step)
-        drawn, worth, score = judge(photos, ["describe"] * 2, truth, None)
+        drawn, worth, score = judge(photos, ["describe"] * 2, truth)
         own = [[[("describe", text)] for text in texts] for texts in drawn]
         losses = model(photos, told(["describe"] * 2, ["a", "a"]), drawn=own, worth=worth)
         optimizer.zero_grad()

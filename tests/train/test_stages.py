@@ -265,6 +265,8 @@ def test_the_report_of_a_trained_retriever(trained, capsys):
     [
         (stage1, ["preset=tiny"], "preset 'tiny' is not of stage 1; choose mini-itm, "),
         (stage2, ["preset=nothing", "prompts=[a]"], "preset 'nothing' is not of stage 2"),
+        (stage2, ["prompts=[a]", "samples=1"], "samples: 1 doesn't go with this recipe"),
+        (stage2, ["prompts=[a]", "samples=2", "pool=1"], "samples: 2 doesn't go with this recipe"),
         (stage1, ["batch_size=4", "dev_data={data}"], "12 photos of dev_data are in data, too (p0"),
         (stage1, ["batch_size=4", "pool=1"], "Streamed photos have no cache of features"),
         (stage1, ["batch_size=4", "resample=true"], "resample: true needs pool: N"),
