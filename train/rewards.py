@@ -147,8 +147,7 @@ class SelfCritical:
         visual = prompt(features)
         prompt.train(training)
         texts = [language.prompt(text) for text in asked]
-        with torch.inference_mode():
-            drawn = language.samples(visual, texts, self.decoding, self.samples)
+        drawn = language.samples(visual, texts, self.decoding, self.samples)
         scores = torch.tensor(
             [self.reward(own, truth) for own, truth in zip(drawn, references, strict=True)]
         )  # [B, K]
