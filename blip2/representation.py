@@ -5,7 +5,7 @@ The same class trains (:meth:`Representation.forward`) and embeds and matches at
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import torch
 import torch.nn.functional as F
@@ -153,6 +153,7 @@ class Representation(nn.Module):
         hardness: float = 1.0,
         kept: Tensor | None = None,
         diversity: float = 0.0,
+        objectives: Collection[str] = ("itc", "itm", "itg"),
         join: Callable[[Tensor, Tensor], JointBatch] | None = None,
     ) -> dict[str, Tensor]:
         """Compute the three losses of a batch of pairs, or of a part of one.
@@ -171,6 +172,9 @@ class Representation(nn.Module):
             ``[B, K]``, which of a photo's ``N`` features are read; default all.
         diversity : float
             Weight of :func:`blip2.objectives.diversity_loss`, which the paper does without.
+        objectives : collection of str
+            Which losses to compute; ``itc`` is always among them, by which ITM's negatives are
+            drawn.
         join : callable, optional
             Where the pairs are a part of a larger batch: from the part's embeddings
             ``[B, Q, d]`` and ``[B, d]`` to the whole's. ``itc`` is then the part's share in the
@@ -180,8 +184,8 @@ class Representation(nn.Module):
         Returns
         -------
         dict
-            Scalars ``itc``, ``itm``, ``itg``; their sum is the stage's loss (equal weights). With
-            a weight, ``diversity``, too.
+            Scalars ``itc``, ``itm``, ``itg`` as asked; their sum is the stage's loss (equal
+            weights). With a weight, ``diversity``, too.
         """
         image = self.image_states(features, kept)
         encoded = self.qformer.encode_image(image)
@@ -189,20 +193,16 @@ class Representation(nn.Module):
         text_embeds = self.embed_texts(ids, mask)
         sim = similarity(image_embeds, text_embeds)
         if join is None:
-            itc = itc_loss(sim, self.temperature, image_ids)
+            losses = {"itc": itc_loss(sim, self.temperature, image_ids)}
         else:
             joint = join(image_embeds, text_embeds)
             itc = joint_itc_loss(image_embeds, text_embeds, self.temperature, joint)
-
-        wrong_images, wrong_texts = hard_negatives(sim, self.temperature, image_ids, hardness)
-        batch = torch.arange(len(ids), device=ids.device)
-        photos = torch.cat([batch, wrong_images, batch])  # [3B]
-        texts = torch.cat([batch, batch, wrong_texts])  # [3B]
-        logits = self.match_logits(image.select(photos), ids[texts], mask[texts])
-        itm = itm_loss(logits, (torch.arange(3 * len(ids), device=ids.device) < len(ids)).long())
-
-        itg = self._itg(ids, mask, encoded.query_cache)
-        losses = {"itc": itc, "itm": itm, "itg": itg}
+            losses = {"itc": itc}
+        if "itm" in objectives:
+            drawn = hard_negatives(sim, self.temperature, image_ids, hardness)
+            losses["itm"] = self._itm(image, ids, mask, *drawn)
+        if "itg" in objectives:
+            losses["itg"] = self._itg(ids, mask, encoded.query_cache)
         if diversity:
             losses["diversity"] = diversity * diversity_loss(encoded.queries)
         return losses
@@ -213,6 +213,20 @@ class Representation(nn.Module):
         """What :meth:`forward` embeds, in the same order of draws: ``[B, Q, d]`` and ``[B, d]``."""
         queries = self.qformer.encode_image(self.image_states(features, kept)).queries
         return self.project_queries(queries), self.embed_texts(ids, mask)
+
+    def _itm(
+        self,
+        image: ImageStates,
+        ids: Tensor,
+        mask: Tensor,
+        wrong_images: Tensor,
+        wrong_texts: Tensor,
+    ) -> Tensor:
+        batch = torch.arange(len(ids), device=ids.device)
+        photos = torch.cat([batch, wrong_images, batch])  # [3B]
+        texts = torch.cat([batch, batch, wrong_texts])  # [3B]
+        logits = self.match_logits(image.select(photos), ids[texts], mask[texts])
+        return itm_loss(logits, (torch.arange(3 * len(ids), device=ids.device) < len(ids)).long())
 
     def _itg(self, ids: Tensor, mask: Tensor, query_cache: list) -> Tensor:
         inputs = ids.clone()

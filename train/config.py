@@ -11,6 +11,7 @@ from blip2.config import PRESETS, Blip2Config
 from blip2.errors import UserError
 
 PRECISIONS = ("bf16", "fp16", "no")
+OBJECTIVES = ("itc", "itm", "itg")
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,11 @@ class Recipe:
     question_prompt : str
         Stage 2: how a question is put to the language model, with ``{}`` for its words; ``""`` as
         that model wants it.
+    query_tokens : int
+        Learned queries, in the place of the preset's number; 0 keeps that.
+    objectives : tuple of str
+        Stage 1: which of ``itc``, ``itm`` and ``itg`` are learned; ``itc`` always, since ITM's hard
+        negatives are drawn by it.
     views : int
         Cached views of each photo, see :mod:`train.features`; 1 is the whole photo alone.
     epochs, steps : int
@@ -138,6 +144,8 @@ class Recipe:
     layer_decay: float = 1.0
     text_start: str = ""
     question_prompt: str = ""
+    query_tokens: int = 0
+    objectives: tuple[str, ...] = OBJECTIVES
     views: int = 1
     epochs: int = 1
     steps: int = 0
@@ -180,6 +188,7 @@ LEAST = {
     "keep": 1, "seed": 0, "token_keep": 0.01, "diversity": 0,
     "image_size": 0, "layer_decay": 0.01, "pool": 0,
     "watch": 2, "captions_at_once": 1, "typical": 0, "turns": 1, "samples": 0, "reward": 0,
+    "query_tokens": 0,
 }  # fmt: skip
 MOST = {"token_keep": 1, "layer_decay": 1}
 CHOICES = {
@@ -240,8 +249,8 @@ def pairs_of_part(recipe: Recipe, processes: int) -> int:
     return recipe.batch_size // parts
 
 
-def model_config(preset: str, stage: int) -> Blip2Config:
-    """What a recipe's ``preset`` names.
+def model_config(preset: str, stage: int, query_tokens: int = 0) -> Blip2Config:
+    """What a recipe's ``preset`` names, with as many queries as its ``query_tokens`` says.
 
     Raises
     ------
@@ -251,14 +260,18 @@ def model_config(preset: str, stage: int) -> Blip2Config:
     from blip2.checkpoints import read_stage
 
     if preset not in PRESETS and (Path(preset) / "config.json").is_file():
-        return read_stage(Path(preset), stage)
-    if preset not in PRESETS or PRESETS[preset].stage != stage:
+        config = read_stage(Path(preset), stage)
+    elif preset in PRESETS and PRESETS[preset].stage == stage:
+        config = PRESETS[preset]
+    else:
         fitting = [name for name, config in PRESETS.items() if config.stage == stage]
         raise UserError(
             f"The preset {preset!r} is not of stage {stage}; choose {', '.join(fitting)}, or the "
             "folder of a saved model of that stage."
         )
-    return PRESETS[preset]
+    if query_tokens:
+        config = replace(config, qformer=replace(config.qformer, num_queries=query_tokens))
+    return config
 
 
 def _checked(values: dict[str, Any], source: str) -> Recipe:
@@ -282,6 +295,9 @@ def _checked(values: dict[str, Any], source: str) -> Recipe:
             raise UserError(f"{source}: {name} must be one of {named}.")
     if converted.get("question_prompt") and "{}" not in converted["question_prompt"]:
         raise UserError(f"{source}: question_prompt has no {{}} for the question; add it.")
+    asked = converted.get("objectives", OBJECTIVES)
+    if "itc" not in asked or set(asked) - set(OBJECTIVES):
+        raise UserError(f"{source}: objectives must be itc and any of itm, itg.")
     return replace(Recipe(preset="", data=""), **converted)
 
 

@@ -131,7 +131,7 @@ def recipe_config(recipe: Recipe, command: str) -> Blip2Config:
 
     if command == "finetune":
         return tuned_config(recipe)
-    return model_config(recipe.preset, int(command[-1]))
+    return model_config(recipe.preset, int(command[-1]), recipe.query_tokens)
 
 
 def skeleton(config: Blip2Config, recipe: Recipe) -> tuple[nn.Module, tuple[str, ...]]:

@@ -95,7 +95,7 @@ def tuned_config(recipe: Recipe, start: Blip2Config | None = None) -> Blip2Confi
     UserError
         The preset is of other sizes.
     """
-    preset = model_config(recipe.preset, task_stage(recipe))
+    preset = model_config(recipe.preset, task_stage(recipe), recipe.query_tokens)
     start = start or preset
     sizes = ("num_queries", "hidden_size", "num_layers", "encoder_width")
     if any(getattr(start.qformer, n) != getattr(preset.qformer, n) for n in sizes) or (
@@ -122,16 +122,17 @@ def _retrieval(recipe: Recipe):
     from blip2.representation import Representation
     from blip2.sources import open_source
     from blip2.tokenization import TextTokenizer
-    from train.stage1 import Stage1Losses, Stage1Validation
+    from train.stage1 import Stage1Losses, Stage1Validation, leave_out
 
     source = open_source(recipe.start, stage=1)
     config = tuned_config(recipe, source.config)
-    if not config.lm_head:
+    if not config.lm_head and "itg" in recipe.objectives:
         raise UserError(
             f"{recipe.start} lacks the head of ITG, as Hugging Face's layout does; start from the "
-            "official .pth file or from a stage 1 of your own."
+            "official .pth file or from a stage 1 of your own, or set objectives: [itc, itm]."
         )
     model = source.build(Representation, torch.device("cpu"))
+    leave_out(model, recipe.objectives)
     model.qformer.checkpointing = recipe.checkpointing
     model.config = config
     config = _attach_encoder(recipe, model, source)
@@ -139,7 +140,7 @@ def _retrieval(recipe: Recipe):
     return (
         model, model, config, tokenizer,
         lambda photos: Stage1Losses(recipe, photos, tokenizer),
-        lambda photos, _: Stage1Validation(photos, tokenizer, recipe.watch),
+        lambda photos, _: Stage1Validation(photos, tokenizer, recipe.objectives, recipe.watch),
     )  # fmt: skip
 
 

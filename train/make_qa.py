@@ -14,19 +14,19 @@ Examples
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from train.command import exit_status, positive
-from train.shards import ShardReport, iter_files, iter_samples
+from train.shards import ShardReport, iter_samples
 
 if TYPE_CHECKING:
     from train.presence import Statistics
+    from train.shards import Sample
 
 
 @exit_status
@@ -89,28 +89,21 @@ def _with_questions(
     source: str, report: ShardReport, statistics: Statistics, made: Counter, seed: int
 ) -> Iterator[tuple[str, dict[str, bytes]]]:
     """Each sample's files, its json with the questions made for it."""
+    from train.prepare import rewritten
     from train.questions import make_questions
     from train.scoring import progress
 
-    names: set[str] = set()
+    def with_questions(number: int, sample: Sample) -> dict[str, Any]:
+        bar.update()
+        draw = random.Random(f"{seed}/{sample.image_id}")
+        questions = make_questions(sample.captions, statistics, draw)
+        for entry in questions:
+            kind = entry["question_type"]
+            made[f"{kind} {entry['answers'][0]}" if kind == "yes/no" else kind] += 1
+        return {"qa": [*sample.qa, *questions]} if questions else {}
+
     with progress(None, "questions", "photo") as bar:
-        for number, (name, files, sample) in enumerate(iter_files(source, report)):
-            bar.update()
-            draw = random.Random(f"{seed}/{sample.image_id}")
-            questions = make_questions(sample.captions, statistics, draw)
-            for entry in questions:
-                kind = entry["question_type"]
-                made[f"{kind} {entry['answers'][0]}" if kind == "yes/no" else kind] += 1
-            if questions or name in names:
-                suffix = next(suffix for suffix in files if suffix.lower() == "json")
-                fields = json.loads(files[suffix])
-                fields.setdefault("image_id", sample.image_id)  # a new name must not change it
-                fields["qa"] = [*sample.qa, *questions]
-                files[suffix] = json.dumps(fields, ensure_ascii=False).encode()
-            if name in names:  # two shards may use the same
-                name = f"{name}-{number}"
-            names.add(name)
-            yield name, files
+        yield from rewritten(source, report, with_questions)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -18,12 +18,13 @@ import os
 import random
 import sys
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from blip2.errors import UserError
 from train.command import exit_status, positive
-from train.shards import Sample, ShardReport
+from train.shards import Sample, ShardReport, iter_files
 
 SUFFIXES = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
 HELD = 4000  # samples in memory while they are shuffled
@@ -212,6 +213,40 @@ def suffix_of(image: bytes) -> str:
 
     with Image.open(io.BytesIO(image)) as file:
         return SUFFIXES.get(file.format, "")
+
+
+def rewritten(
+    source: str, report: ShardReport, change: Callable[[int, Sample], dict[str, Any]]
+) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """Samples with their files as they are, but for some fields of their json.
+
+    Parameters
+    ----------
+    source : str
+        Shards.
+    report : ShardReport
+        Counts the samples; a broken one is noted in it and left out.
+    change : callable
+        Takes a sample and its number among the samples, and gives the fields that are new; none
+        leave the json as it is.
+
+    Yields
+    ------
+    str, dict
+        Names, each once, and files by suffix, for :func:`write_shards`.
+    """
+    names: set[str] = set()
+    for number, (name, files, sample) in enumerate(iter_files(source, report)):
+        new = change(number, sample)
+        if new or name in names:
+            suffix = next(suffix for suffix in files if suffix.lower() == "json")
+            fields = json.loads(files[suffix])
+            fields.setdefault("image_id", sample.image_id)  # a new name must not change it
+            files[suffix] = json.dumps(fields | new, ensure_ascii=False).encode()
+        if name in names:  # two shards may use the same
+            name = f"{name}-{number}"
+        names.add(name)
+        yield name, files
 
 
 def write_shard(

@@ -61,6 +61,23 @@ class CiderReward:
             10 * sum(_similar(vector, other) for other in truth) / len(truth) for vector in drawn
         ]
 
+    def unit_weights(self, captions: Sequence[str]) -> list[tuple[int, dict[Gram, float]]]:
+        """Of each caption its length in words and the weights of its n-grams.
+
+        They are scaled so that the sum of products over what two captions share is the mean of
+        their cosines over the lengths of n-grams: CIDEr-D, but for its clipping and the length.
+        """
+        found = []
+        for length, weights, norms in map(self._vector, self._words(captions)):
+            scaled = {
+                gram: value / (norm * LONGEST**0.5)
+                for each, norm in zip(weights, norms, strict=True)
+                if norm
+                for gram, value in each.items()
+            }
+            found.append((length, scaled))
+        return found
+
     def _words(self, captions: Sequence[str]) -> list[list[str]]:
         ends = [self.end] if self.end else []
         return [text.split() + ends for text in self.tokeniser(captions)]

@@ -6,13 +6,13 @@ Trains the Q-Former with ITC, ITM and ITG over the features of a frozen image en
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from blip2.errors import UserError
 from train.command import run_recipe
-from train.config import Recipe, model_config
+from train.config import OBJECTIVES, Recipe, model_config
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,13 +42,14 @@ def run(recipe: Recipe) -> None:
     from train.loop import train
     from train.optim import build_optimizer
 
-    config = model_config(recipe.preset, stage=1)
+    config = model_config(recipe.preset, 1, recipe.query_tokens)
     if recipe.texts != "captions":
         raise UserError("Stage 1 learns from captions; leave texts out.")
     torch.manual_seed(recipe.seed)
     model = Representation(config)
     model.qformer.checkpointing = recipe.checkpointing
     vocabulary, fresh = start_model(model, recipe.start)
+    leave_out(model, recipe.objectives)
     tokenizer = TextTokenizer(vocabulary / "tokenizer.json", config.max_text_length)
     encoder = attach_encoder(recipe, config, model.image_reader)
     photos = training_photos(recipe, encoder)
@@ -57,7 +58,7 @@ def run(recipe: Recipe) -> None:
     validate = None
     if recipe.dev_data:
         dev = dev_photos(recipe, encoder, photos)
-        validate = Stage1Validation(dev, tokenizer, recipe.watch)
+        validate = Stage1Validation(dev, tokenizer, recipe.objectives, recipe.watch)
     optimizer = build_optimizer(model, recipe, fresh)
     total = recipe.steps or recipe.epochs * photos.steps_per_epoch(recipe.batch_size)
     model = train(recipe, model, optimizer, total, losses_at, validate, photos)
@@ -105,6 +106,15 @@ def start_model(model: Representation, start: str) -> tuple[Path, tuple[str, ...
     return folder, FRESH
 
 
+def leave_out(model: Representation, objectives: Collection[str]) -> None:
+    """Freeze the heads of objectives that are not learned, which no gradient would reach."""
+    heads = {"itm_head": "itm", "lm_transform": "itg", "lm_norm": "itg", "lm_bias": "itg"}
+    for name, parameter in model.named_parameters():
+        objective = heads.get(name.partition(".")[0])
+        if objective:
+            parameter.requires_grad_(objective in objectives)
+
+
 class Stage1Losses:
     """The losses of a step, or of a part of it.
 
@@ -145,8 +155,9 @@ class Stage1Losses:
         if part.turn == 0:
             self._begin(model, step, device, part)
         features, ids, mask, kept, own_ids = self._inputs(part, device)
+        settings = self.recipe.diversity, self.recipe.objectives
         if part.count == 1:  # no other part to join, and no share to take
-            return model(features, ids, mask, own_ids, hardness, kept, self.recipe.diversity)
+            return model(features, ids, mask, own_ids, hardness, kept, *settings)
 
         def join(images, texts):
             if part.turns == 1:
@@ -155,7 +166,7 @@ class Stage1Losses:
                 images, texts = self._joint
             return JointBatch(images, texts, self._image_ids, len(own_ids) * part.number)
 
-        losses = model(features, ids, mask, own_ids, hardness, kept, self.recipe.diversity, join)
+        losses = model(features, ids, mask, own_ids, hardness, kept, *settings, join)
         # ITC comes as a share; ITG is a mean over word pieces, the others over pairs.
         shares = {"itc": 1.0, "itg": int(mask[:, 1:].sum()) / self._pieces}
         return {name: loss * shares.get(name, 1 / part.count) for name, loss in losses.items()}
@@ -214,12 +225,15 @@ class Stage1Validation:
         In one view.
     tokenizer : TextTokenizer
         Of the model.
+    objectives : tuple of str
+        What is learned, see :class:`train.config.Recipe`.
     most : int
         Rows to measure at most.
     """
 
-    def __init__(self, photos, tokenizer, most: int = 5000) -> None:
+    def __init__(self, photos, tokenizer, objectives=OBJECTIVES, most: int = 5000) -> None:
         self.photos, self.tokenizer, self.most = photos, tokenizer, most
+        self.objectives = objectives
 
     def __call__(self, model, device) -> dict[str, float]:
         """Measure, with one caption of each photo standing for its texts."""
@@ -238,11 +252,13 @@ class Stage1Validation:
             features = chunk.features.to(device)
             if model.image_reader.encoder is not None:
                 features = model.image_reader.encoder(features)
-            losses.append(model(features, ids, mask, chunk.image_ids.to(device)))
+            image_ids = chunk.image_ids.to(device)
+            losses.append(model(features, ids, mask, image_ids, objectives=self.objectives))
             states = model.image_states(features)
             image.append(model.project_queries(model.qformer.encode_image(states).queries))
             text.append(model.embed_texts(ids, mask))
-            itm.append(self._match(model, states, ids, mask, image[-1], text[-1]))
+            if "itm" in self.objectives:
+                itm.append(self._match(model, states, ids, mask, image[-1], text[-1]))
         sim = similarity(torch.cat(image), torch.cat(text))
         right = torch.arange(len(sim), device=device)
 
@@ -252,7 +268,8 @@ class Stage1Validation:
 
         figures = {n: float(np.mean([float(of[n]) for of in losses])) for n in losses[0]}
         figures |= {"tr1": recall(sim, 1), "ir1": recall(sim.T, 1), "ir10": recall(sim.T, 10)}
-        figures["itm_hard"] = float(np.mean(itm))
+        if itm:
+            figures["itm_hard"] = float(np.mean(itm))
         figures["temperature"] = float(model.temperature.detach())
         return figures
 

@@ -52,7 +52,7 @@ def run(recipe: Recipe) -> None:
             f"samples: {recipe.samples} doesn't go with this recipe; give at least 2, without pool "
             "and shard."
         )
-    config = model_config(recipe.preset, stage=2)
+    config = model_config(recipe.preset, 2, recipe.query_tokens)
     torch.manual_seed(recipe.seed)
     prompt = VisualPrompt(config)
     if recipe.start == "minilm":  # without stage 1: the ablation of figure 5

@@ -18,7 +18,7 @@ from blip2.vision import IMAGE_ENCODERS
 from blip2.visual_prompt import VisualPrompt
 from tests.tiny import QFORMER, STAGE1, STAGE2, Cells, language_model, text_tokenizer
 from train import evaluate, inputs, make_qa, stage1, stage2
-from train.config import Recipe
+from train.config import Recipe, model_config
 from train.data import Batch
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 220)}
@@ -159,6 +159,50 @@ def test_parts_of_ones_own_go_through_both_stages(folder, tmp_path):
     assert isinstance(model.caption(painted("red", "dog")), str)
 
 
+def test_the_ablation_learns_fewer_objectives_with_more_queries(folder, tmp_path, capfd):
+    """What is left out is neither measured nor moved, and stage 2 takes the number of queries."""
+    common = [*STEPS, f"cache={folder}/cache", "query_tokens=7", "epochs=2"]
+    first = [str(folder / "tiny-itm.yaml"), f"start={folder}/bert", f"output={tmp_path}/one"]
+    watched = [f"dev_data={folder}/dev.tar", "validate_every=2"]
+    assert stage1.main([*first, "objectives=[itc, itm]", *common, *watched]) == 0
+    said = capfd.readouterr()
+    assert "itm_hard" in said.out + said.err and "itg" not in said.out + said.err
+    torch.manual_seed(0)
+    config = model_config("tiny-itm", 1, query_tokens=7)
+    before = Representation(config)
+    stage1.start_model(before, str(folder / "bert"))
+    before, after = before.state_dict(), read_tensors(tmp_path / "one" / "model")
+    heads = ("lm_transform", "lm_norm", "lm_bias", "itm_head")
+    moved = {
+        head: any((after[n] != v.to(after[n].dtype)).any() for n, v in before.items() if head in n)
+        for head in heads
+    }
+    assert moved == {"lm_transform": False, "lm_norm": False, "lm_bias": False, "itm_head": True}
+    assert after["qformer.query_tokens"].shape[-2] == 7
+    second = [str(folder / "tiny.yaml"), f"start={tmp_path}/one/model", f"output={tmp_path}/two"]
+    assert stage2.main([*second, "prompts=[describe this photo]", *common]) == 0
+    model = Blip2.from_pretrained(str(tmp_path / "two" / "model"), device="cpu")
+    assert model.prompt.config.qformer.num_queries == 7
+
+
+def test_itm_can_be_left_out(folder):
+    torch.manual_seed(0)
+    model = Representation(PRESETS["tiny-itm"])
+    stage1.leave_out(model, ("itc", "itg"))
+    ids = torch.randint(5, 20, (4, 6))
+    given = torch.randn(4, 9, 24), ids, torch.ones_like(ids), torch.arange(4)
+    losses = model(*given, objectives=("itc", "itg"))
+    assert set(losses) == {"itc", "itg"}
+    sum(losses.values()).backward()
+    without = {name for name, value in model.named_parameters() if value.grad is None}
+    assert without == {"itm_head.weight", "itm_head.bias"}
+    model.eval(), torch.manual_seed(1)
+    every = model(*given)
+    assert set(every) == {"itc", "itm", "itg"}
+    for name, value in model(*given, objectives=("itc", "itg")).items():
+        torch.testing.assert_close(value, every[name])
+
+
 def test_drawn_tokens_are_distinct_and_differ_from_photo_to_photo():
     torch.manual_seed(3)
     kept = inputs.draw_tokens(6, 9, 0.5)
@@ -272,6 +316,9 @@ def test_the_report_of_a_trained_retriever(trained, capsys):
         (stage1, ["batch_size=4", "resample=true"], "resample: true needs pool: N"),
         (stage1, ["batch_size=13"], "12 photos or questions, fewer than one batch of 13"),
         (stage1, ["data=nowhere.tar"], "No shard is at nowhere.tar"),
+        (stage1, ["objectives=[itm, itg]"], "objectives must be itc and any of itm, itg"),
+        (stage1, ["objectives=[itc, lm]"], "objectives must be itc and any of itm, itg"),
+        (stage1, ["query_tokens=-1"], "query_tokens is -1; choose at least 0"),
         (stage1, ["token_keep=1.5"], "token_keep is 1.5; choose at most 1"),
         (stage1, ["start=nowhere"], "There is no model 'nowhere'"),
         (stage2, ["preset=tiny", "prompts=[a]", "start=nowhere"], "There is no model 'nowhere'"),
