@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -121,16 +122,22 @@ def save_checkpoint(
     encoder : nn.Module, optional
         A fine-tuned image encoder that stands outside the module.
     """
+    tensors = module.state_dict() | (encoder.state_dict(prefix=FINE_TUNED) if encoder else {})
+    kept = {
+        name: value
+        for name, value in tensors.items()
+        if config.holds_image_encoder or not name.startswith(FINE_TUNED)
+    }
+    write_tensors(kept, config, folder)
+
+
+def write_tensors(tensors: Mapping[str, Tensor], config: Blip2Config, folder: str | Path) -> None:
+    """Write tensors by name, in fp16, and a configuration, in the place of what was there."""
     from huggingface_hub import save_torch_state_dict
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = module.state_dict() | (encoder.state_dict(prefix=FINE_TUNED) if encoder else {})
-    state = {
-        name: value.detach().half().cpu()
-        for name, value in tensors.items()
-        if config.holds_image_encoder or not name.startswith(FINE_TUNED)
-    }
+    state = {name: value.detach().half().cpu() for name, value in tensors.items()}
     for old in folder.glob("model*.safetensors*"):
         old.unlink()
     save_torch_state_dict(state, folder, max_shard_size=MAX_SHARD)

@@ -221,7 +221,10 @@ def test_the_seed_decides_the_order(tmp_path, monkeypatch):
     assert all(sorted(order) == orders[3] for order in orders)
 
 
-@pytest.mark.parametrize("command", ["prepare", "stage1", "stage2", "evaluate", "capfilt"])
+COMMANDS = ["prepare", "stage1", "stage2", "evaluate", "capfilt", "make_qa", "consensus", "average"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_comes_without_torch(command):
     code = (
         "import runpy, sys\n"
