@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command; 2 after an error that the user can put right, said on stderr."""
     args = _parser().parse_args(argv)
-    report, shards, made = make_qa(args.source, args.out, args.per_shard, args.seed)
+    report, shards, made = make_qa(args.source, args.out, args.per_shard, args.seed, args.every)
     for name, why in report.broken:
         print(f"left out: {name}: {why}", file=sys.stderr)
     for kind, count in sorted(made.items()):
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def make_qa(
-    source: str, out: Path, per_shard: int = 1000, seed: int = 0
+    source: str, out: Path, per_shard: int = 1000, seed: int = 0, every: int = 1
 ) -> tuple[ShardReport, list[Path], Counter]:
     """Write shards ``<out>-000000.tar`` and so on with the questions.
 
@@ -57,6 +57,8 @@ def make_qa(
         Photos of one shard.
     seed : int
         Of the choice among questions.
+    every : int
+        Ask about every Nth photo alone, from the first; the others stay as they are.
 
     Returns
     -------
@@ -81,12 +83,12 @@ def make_qa(
     for sample in iter_samples(source, with_image=False, report=ShardReport()):
         statistics.add([take_apart(text) for text in sample.captions])
     report, made = ShardReport(), Counter()
-    files = _with_questions(source, report, statistics, made, seed)
+    files = _with_questions(source, report, statistics, made, seed, every)
     return report, write_shards(out, files, per_shard), made
 
 
 def _with_questions(
-    source: str, report: ShardReport, statistics: Statistics, made: Counter, seed: int
+    source: str, report: ShardReport, statistics: Statistics, made: Counter, seed: int, every: int
 ) -> Iterator[tuple[str, dict[str, bytes]]]:
     """Each sample's files, its json with the questions made for it."""
     from train.prepare import rewritten
@@ -95,6 +97,8 @@ def _with_questions(
 
     def with_questions(number: int, sample: Sample) -> dict[str, Any]:
         bar.update()
+        if number % every:
+            return {}
         draw = random.Random(f"{seed}/{sample.image_id}")
         questions = make_questions(sample.captions, statistics, draw)
         for entry in questions:
@@ -116,6 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     add("source", help="shards with captions: tar, glob, {000..005}, folder, list")
     add("--out", required=True, type=Path, metavar="NAME", help="shards become NAME-000000.tar ...")
     add("--per-shard", type=positive, default=1000, metavar="N", help="photos (1000)")
+    add("--every", type=positive, default=1, metavar="N", help="ask about every Nth photo (all)")
     add("--seed", type=int, default=0, metavar="N", help="of the choice among questions (0)")
     return parser
 

@@ -93,6 +93,18 @@ def test_features_of_the_photos_stay_valid(source, tmp_path, monkeypatch):
     assert digests[0] == digests[1]
 
 
+def test_only_every_third_photo_is_asked_about(source, tmp_path):
+    assert main([source, "--out", str(tmp_path / "all")]) == 0
+    assert main([source, "--out", str(tmp_path / "some"), "--every", "3"]) == 0
+    before, everyone, some = (
+        [sample.qa for *_, sample in read(shards)]
+        for shards in (source, f"{tmp_path}/all-000000.tar", f"{tmp_path}/some-000000.tar")
+    )
+    for number, asked in enumerate(some):
+        assert asked == (everyone if number % 3 == 0 else before)[number]
+    assert some != everyone and some != before
+
+
 def test_seed_and_names_decide(source, tmp_path):
     def shards(name, seed):
         main([source, "--out", str(tmp_path / name), "--seed", seed])
