@@ -156,7 +156,7 @@ class Representation(nn.Module):
         objectives: Collection[str] = ("itc", "itm", "itg"),
         join: Callable[[Tensor, Tensor], JointBatch] | None = None,
     ) -> dict[str, Tensor]:
-        """Compute the three losses of a batch of pairs, or of a part of one.
+        """Compute the losses of a batch of pairs, or of a part of one.
 
         Parameters
         ----------

@@ -14,14 +14,19 @@ Examples
 from __future__ import annotations
 
 import argparse
+import math
 import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from blip2.errors import UserError
 from train.command import exit_status
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @exit_status
@@ -52,24 +57,36 @@ def average(models: Sequence[str], weights: Sequence[float], out: Path) -> None:
         The models are not of one make, the weights are not one a model or add up to nothing, or
         there is a model in ``out``.
     """
-    from blip2.checkpoints import find_checkpoint, read_tensors, write_tensors
+    from safetensors import SafetensorError
+
+    from blip2.checkpoints import find_checkpoint, is_huggingface, read_tensors, write_tensors
     from blip2.config import Blip2Config
 
-    if len(weights) != len(models) or min(weights) < 0 or not sum(weights):
+    if len(models) < 2:
+        raise UserError("An average is of two models or more; name another.")
+    usable = all(math.isfinite(weight) and weight >= 0 for weight in weights)
+    if len(weights) != len(models) or not usable or not sum(weights):
         raise UserError(
-            f"{len(models)} models need as many weights of at least 0, not all 0; {len(weights)} "
-            "are given."
+            f"{len(models)} models need as many finite weights of at least 0, not all 0; give one "
+            "a model with commas between."
         )
     if (out / "config.json").exists():
         raise UserError(f"There is a model in {out} already; choose another --out.")
     folders = [find_checkpoint(model) for model in models]
-    config = Blip2Config.read(folders[0] / "config.json")
-    total: dict = {}
+    config: Blip2Config | None = None
+    total: dict[str, Tensor] = {}
     for folder, weight in zip(folders, weights, strict=True):
+        if is_huggingface(folder):
+            raise UserError(
+                f"{folder} is in Hugging Face's layout; load it and save it with save_pretrained "
+                "first."
+            )
         other = Blip2Config.read(folder / "config.json")
+        config = config or other
         same = replace(other, name=config.name, match_temperature=config.match_temperature)
         tensors = read_tensors(folder)
-        if same != config or (total and set(tensors) != set(total)):
+        shapes = [{name: t.shape for name, t in each.items()} for each in (tensors, total)]
+        if same != config or (total and shapes[0] != shapes[1]):
             raise UserError(
                 f"{folder} is not made like {folders[0]}; average models of one configuration."
             )
@@ -80,12 +97,15 @@ def average(models: Sequence[str], weights: Sequence[float], out: Path) -> None:
         write_tensors(total, config, out)
         if (folders[0] / "tokenizer.json").exists():
             shutil.copy(folders[0] / "tokenizer.json", out)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise UserError(f"Cannot write to {out} ({error}); make room or choose another.") from error
 
 
 def _weights(text: str) -> list[float]:
-    return [float(part) for part in text.split(",")]
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text} is not numbers with commas between") from error
 
 
 def _parser() -> argparse.ArgumentParser:

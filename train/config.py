@@ -60,10 +60,13 @@ class Recipe:
         Stage 2: how a question is put to the language model, with ``{}`` for its words; ``""`` as
         that model wants it.
     query_tokens : int
-        Learned queries, in the place of the preset's number; 0 keeps that.
+        Pre-training: learned queries, in the place of the preset's number; 0 keeps that. Give it
+        in both stages.
     objectives : tuple of str
-        Stage 1: which of ``itc``, ``itm`` and ``itg`` are learned; ``itc`` always, since ITM's hard
-        negatives are drawn by it.
+        Stage 1 and fine-tuning for retrieval: which of ``itc``, ``itm`` and ``itg`` are learned;
+        ``itc`` always, since ITM's hard negatives are drawn by it. The head of one that is left
+        out stays as it was, so don't match or re-rank by ITM without ``itm``
+        (``train.evaluate retrieval --k-test 0``).
     views : int
         Cached views of each photo, see :mod:`train.features`; 1 is the whole photo alone.
     epochs, steps : int
@@ -295,9 +298,10 @@ def _checked(values: dict[str, Any], source: str) -> Recipe:
             raise UserError(f"{source}: {name} must be one of {named}.")
     if converted.get("question_prompt") and "{}" not in converted["question_prompt"]:
         raise UserError(f"{source}: question_prompt has no {{}} for the question; add it.")
-    asked = converted.get("objectives", OBJECTIVES)
-    if "itc" not in asked or set(asked) - set(OBJECTIVES):
+    asked = set(converted.get("objectives", OBJECTIVES))
+    if "itc" not in asked or asked - set(OBJECTIVES):
         raise UserError(f"{source}: objectives must be itc and any of itm, itg.")
+    converted["objectives"] = tuple(name for name in OBJECTIVES if name in asked)
     return replace(Recipe(preset="", data=""), **converted)
 
 

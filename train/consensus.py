@@ -5,8 +5,9 @@ made to say it learns the photos by heart. What the nearest captions of *other* 
 (the consensus of Devlin et al., "Exploring Nearest Neighbor Approaches for Image Captioning",
 2015) follows from the photo. Stage 2 that learns from these captions writes better ones.
 
-Every photo keeps its place, name and questions, so that cached features still fit; its own
-captions stay in the new shards as ``own_captions``, which nothing reads.
+Every photo keeps its place, name and questions, so that cached features still fit. A photo that is
+lent captions has its own in the new shards as ``own_captions``, which nothing reads; one without
+captions, or that can't be opened, stays as it is.
 
 Examples
 --------
@@ -40,17 +41,27 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command; 2 after an error that the user can put right, said on stderr."""
     args = _parser().parse_args(argv)
     from blip2 import Blip2Retriever
-    from train.prepare import check_new, rewritten, write_shards
+    from train.prepare import check_new, rewritten, tell, write_shards
 
     check_new(args.out)
+    named = {
+        sample.image_id
+        for sample in iter_samples(args.source, with_image=False, report=ShardReport())
+        if sample.captions
+    }
+    if len(named) < 2:
+        raise UserError(f"{len(named)} photos have captions; captions are lent among two or more.")
     retriever = Blip2Retriever.from_pretrained(args.retriever, device=args.device)
     report = ShardReport()
     samples = iter_samples(args.source, report=report)
     lent = list(lend(samples, retriever, args.nearest, args.keep, args.batch_size))
-    for name, why in report.broken:
-        print(f"left out: {name}: {why}", file=sys.stderr)
 
-    def with_lent(number: int, sample: Sample) -> dict[str, Any]:
+    def with_lent(number: int, sample: Sample, fields: dict[str, Any]) -> dict[str, Any]:
+        if "own_captions" in fields:
+            raise UserError(
+                f"The captions of {sample.image_id} are lent already; lend from the shards with "
+                "the photos' own."
+            )
         if not lent[number]:
             return {}
         return {"captions": lent[number], "own_captions": sample.captions}
@@ -58,8 +69,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     files = rewritten(args.source, ShardReport(), with_lent)
     shards = write_shards(args.out, files, args.per_shard)
     count = sum(bool(captions) for captions in lent)
-    print(f"{count} of {len(lent)} photos were lent captions, in {len(shards)} shards")
-    print(f"data: {shards[0].parent}/{args.out.name}-*.tar")
+    summary = f"{count} of {len(lent)} photos were lent captions, in {len(shards)} shards"
+    tell(report, shards, summary)
 
 
 def lend(
@@ -83,23 +94,23 @@ def lend(
     Yields
     ------
     list of str
-        The most agreed on first; empty for a photo without captions or one that can't be opened.
+        The most agreed on first; empty for a photo without captions, one that can't be opened,
+        and where the nearest captions say nothing that tells photos apart.
 
-    Raises
-    ------
-    UserError
-        Too few photos have captions.
+    Notes
+    -----
+    Each photo is compared with all captions, so time grows with ``P`` times ``T``.
     """
     from train.rewards import CiderReward
-    from train.scoring import progress
+    from train.scoring import embed_texts, progress
 
-    embeds, own = embed_photos(samples, retriever, batch_size)  # [P, Q, d] or None each
+    names, embeds, own = embed_photos(samples, retriever, batch_size)
     captions = [text for mine in own for text in mine]
-    owner = np.repeat(np.arange(len(own)), [len(mine) for mine in own])  # [T]
-    described = sum(bool(mine) for mine in own)
-    if described < 2:
-        raise UserError(f"{described} photos have captions; captions are lent among two or more.")
-    texts = np.asarray(retriever.embed_texts(captions), dtype=np.float32)  # [T, d]
+    # By name: the same photo may stand in two shards, and doesn't lend to itself.
+    number = {name: place for place, name in enumerate(names)}
+    numbers = np.array([number[name] for name in names])
+    owner = np.repeat(numbers, [len(mine) for mine in own])  # [T]
+    texts = embed_texts(retriever, captions)  # [T, d]
     grams = NGrams(CiderReward([mine for mine in own if mine], end=""), captions)
     with progress(len(own), "consensus", "photo") as bar:
         for photo, queries in enumerate(embeds):
@@ -108,22 +119,23 @@ def lend(
                 yield []
                 continue
             near = (texts @ queries.T).max(1)  # [T]
-            near[owner == photo] = -np.inf
-            count = min(nearest, len(captions) - len(own[photo]))
-            some = np.argsort(-near, kind="stable")[:count]
-            yield grams.most_agreed(some, keep)
+            others = np.flatnonzero(owner != numbers[photo])
+            count = min(nearest, len(others))
+            some = others[np.argpartition(-near[others], count - 1)[:count]] if count else others
+            yield grams.most_agreed(np.sort(some), keep)
 
 
 def embed_photos(
     samples: Iterator[Sample], retriever: Any, batch_size: int
-) -> tuple[list[np.ndarray | None], list[list[str]]]:
-    """Queries ``[Q, d]`` of each photo, None for one that can't be opened, and its captions."""
+) -> tuple[list[str], list[np.ndarray | None], list[list[str]]]:
+    """Of each photo its name, queries ``[Q, d]`` (None if it can't be opened) and captions."""
     import torch
 
     from blip2.processing import PhotoError, open_photo
     from train.rows import clean_caption
     from train.scoring import progress
 
+    names: list[str] = []
     embeds: list[np.ndarray | None] = []
     own: list[list[str]] = []
     pixels: dict[int, Any] = {}
@@ -138,6 +150,7 @@ def embed_photos(
     with progress(None, "photos", "photo") as bar:
         for sample in samples:
             bar.update()
+            names.append(sample.image_id)
             own.append([clean_caption(text) for text in sample.captions])
             embeds.append(None)
             try:
@@ -147,7 +160,7 @@ def embed_photos(
             if len(pixels) == batch_size:
                 embed()
     embed()
-    return embeds, own
+    return names, embeds, own
 
 
 class NGrams:
@@ -172,7 +185,10 @@ class NGrams:
             self.weights.append(np.array(list(weights.values()), dtype=np.float32))
 
     def agreement(self, some: np.ndarray) -> np.ndarray:
-        """Sum of the CIDEr of each of ``some`` captions with the others, ``[S]``."""
+        """How well each of ``some`` captions agrees with the others, ``[S]``.
+
+        The sum of a tenth of its CIDEr with each, without the clipping of CIDEr-D.
+        """
         from train.rewards import SIGMA
 
         numbers = [self.numbers[place] for place in some]
@@ -188,6 +204,8 @@ class NGrams:
     def most_agreed(self, some: np.ndarray, keep: int) -> list[str]:
         """Those of ``some`` captions that agree most with the others, each wording once."""
         kept: dict[tuple[int, ...], str] = {}
+        if not len(some):
+            return []
         for place in some[np.argsort(-self.agreement(some), kind="stable")]:
             wording = tuple(np.sort(self.numbers[place]).tolist())
             if wording and len(kept) < keep:

@@ -142,11 +142,13 @@ def skeleton(config: Blip2Config, recipe: Recipe) -> tuple[nn.Module, tuple[str,
     from blip2.vision import build_architecture
     from blip2.visual_prompt import VisualPrompt
     from train.optim import EVERYTHING
-    from train.stage1 import FRESH
+    from train.stage1 import FRESH, leave_out
     from train.stage2 import fresh_parts
 
     with torch.device("meta"):
         model = Representation(config) if config.stage == 1 else VisualPrompt(config)
+        if config.stage == 1:
+            leave_out(model, recipe.objectives)
         if config.holds_image_encoder:
             encoder = build_architecture(config.image_encoder, config.image_size)
             model.image_reader.encoder = encoder
@@ -186,10 +188,11 @@ def operations(config: Blip2Config, recipe: Recipe) -> float:
     queries = qformer.num_queries
     keys = 2 * crossing * tokens * qformer.encoder_width * width  # computed once for all passes
     if config.stage == 1:
-        alone, together = queries + 2 * WORDS, 3 * (queries + WORDS)  # ITC and ITG; ITM
-        across = (queries + 3 * queries) * crossing * 2 * width**2
+        itm, itg = "itm" in recipe.objectives, "itg" in recipe.objectives
+        alone, together = queries + (1 + itg) * WORDS, 3 * itm * (queries + WORDS)
+        across = (queries + 3 * itm * queries) * crossing * 2 * width**2
         weights = (alone + together) * qformer.num_layers * layer + across + keys
-        weights += WORDS * qformer.vocab_size * width
+        weights += itg * WORDS * qformer.vocab_size * width
         return seen + 6 * weights
     parameters, _, _ = LANGUAGE_MODELS.get(config.language_model, (0, 0, 1))
     words = WORDS if config.reads_question else 0
@@ -214,14 +217,14 @@ def memory(config: Blip2Config, recipe: Recipe, part: int) -> Memory:
             frozen = 0
             size = part * _encoder_activations(encoder, again)
     if config.stage == 1:
-        size += (
-            _activations(qformer, again, part, queries, tokens)  # ITC, photos
-            + _activations(qformer, again, part, WORDS, tokens)  # ITC, texts
-            + _activations(qformer, again, 3 * part, queries + WORDS, tokens)  # ITM
-            + _activations(qformer, again, part, WORDS, tokens, queries + WORDS)  # ITG
-        )
-        # Logits over the vocabulary in fp32, with their gradient.
-        size += part * WORDS * qformer.vocab_size * 8
+        size += _activations(qformer, again, part, queries, tokens)  # ITC, photos
+        size += _activations(qformer, again, part, WORDS, tokens)  # ITC, texts
+        if "itm" in recipe.objectives:
+            size += _activations(qformer, again, 3 * part, queries + WORDS, tokens)
+        if "itg" in recipe.objectives:
+            size += _activations(qformer, again, part, WORDS, tokens, queries + WORDS)
+            # Logits over the vocabulary in fp32, with their gradient.
+            size += part * WORDS * qformer.vocab_size * 8
     else:
         parameters, layers, heads = LANGUAGE_MODELS.get(config.language_model, (0, 0, 1))
         frozen += parameters * FROZEN

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from blip2.errors import UserError
 from train.command import run_recipe
-from train.config import Recipe, model_config
+from train.config import OBJECTIVES, Recipe, model_config
 
 if TYPE_CHECKING:
     from blip2.config import Blip2Config
@@ -75,6 +75,10 @@ def task_stage(recipe: Recipe) -> int:
         raise UserError(f"The task {recipe.task} trains on {wanted}; set texts: {wanted}.")
     if recipe.samples or recipe.turns > 1:
         raise UserError("Only stage 2 draws captions and holds talks; leave samples and turns out.")
+    if recipe.query_tokens:
+        raise UserError("A model has its queries when it is fine-tuned; leave query_tokens out.")
+    if recipe.objectives != OBJECTIVES and recipe.task != "retrieval":
+        raise UserError("Only retrieval learns by ITC, ITM and ITG; leave objectives out.")
     if recipe.text_start and recipe.task != "vqa":
         raise UserError("Only vqa has the Q-Former read a question; leave text_start out.")
     return TASKS[recipe.task]
@@ -95,7 +99,7 @@ def tuned_config(recipe: Recipe, start: Blip2Config | None = None) -> Blip2Confi
     UserError
         The preset is of other sizes.
     """
-    preset = model_config(recipe.preset, task_stage(recipe), recipe.query_tokens)
+    preset = model_config(recipe.preset, task_stage(recipe))
     start = start or preset
     sizes = ("num_queries", "hidden_size", "num_layers", "encoder_width")
     if any(getattr(start.qformer, n) != getattr(preset.qformer, n) for n in sizes) or (
@@ -116,7 +120,7 @@ def tuned_config(recipe: Recipe, start: Blip2Config | None = None) -> Blip2Confi
 
 
 def _retrieval(recipe: Recipe):
-    """ITC, ITM and ITG go on, with the image encoder trained."""
+    """ITC, ITM and ITG, or what the recipe asks of them, go on, with the image encoder trained."""
     import torch
 
     from blip2.representation import Representation

@@ -32,14 +32,14 @@ if TYPE_CHECKING:
 @exit_status
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command; 2 after an error that the user can put right, said on stderr."""
+    from train.prepare import tell
+
     args = _parser().parse_args(argv)
     report, shards, made = make_qa(args.source, args.out, args.per_shard, args.seed, args.every)
-    for name, why in report.broken:
-        print(f"left out: {name}: {why}", file=sys.stderr)
     for kind, count in sorted(made.items()):
         print(f"{kind:<10} {count}")
-    print(f"{made.total()} questions on {report.samples} photos in {len(shards)} shards")
-    print(f"data: {shards[0].parent}/{args.out.name}-*.tar")
+    summary = f"{made.total()} questions on {report.samples} photos in {len(shards)} shards"
+    tell(report, shards, summary)
 
 
 def make_qa(
@@ -95,7 +95,7 @@ def _with_questions(
     from train.questions import make_questions
     from train.scoring import progress
 
-    def with_questions(number: int, sample: Sample) -> dict[str, Any]:
+    def with_questions(number: int, sample: Sample, fields: dict[str, Any]) -> dict[str, Any]:
         bar.update()
         if number % every:
             return {}

@@ -37,10 +37,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     report, shards = prepare(
         args.source, args.out, args.per_shard, args.side, None if args.no_shuffle else args.seed
     )
+    tell(
+        report, shards, f"{report.samples} photos in {len(shards)} shards, "
+        f"{len(report.broken)} left out"
+    )  # fmt: skip
+
+
+def tell(report: ShardReport, shards: Sequence[Path], summary: str) -> None:
+    """Say what was left out on stderr, a summary, and how a recipe names the new shards."""
     for name, why in report.broken:
         print(f"left out: {name}: {why}", file=sys.stderr)
-    print(f"{report.samples} photos in {len(shards)} shards, {len(report.broken)} left out")
-    print(f"data: {shards[0].parent}/{args.out.name}-*.tar")
+    print(summary)
+    print(f"data: {shards[0].parent}/{shards[0].name.rpartition('-')[0]}-*.tar")
 
 
 def prepare(
@@ -216,7 +224,9 @@ def suffix_of(image: bytes) -> str:
 
 
 def rewritten(
-    source: str, report: ShardReport, change: Callable[[int, Sample], dict[str, Any]]
+    source: str,
+    report: ShardReport,
+    change: Callable[[int, Sample, dict[str, Any]], dict[str, Any]],
 ) -> Iterator[tuple[str, dict[str, bytes]]]:
     """Samples with their files as they are, but for some fields of their json.
 
@@ -227,7 +237,7 @@ def rewritten(
     report : ShardReport
         Counts the samples; a broken one is noted in it and left out.
     change : callable
-        Takes a sample and its number among the samples, and gives the fields that are new; none
+        Takes a sample's number, the sample and its json, and gives the fields that are new; none
         leave the json as it is.
 
     Yields
@@ -237,13 +247,13 @@ def rewritten(
     """
     names: set[str] = set()
     for number, (name, files, sample) in enumerate(iter_files(source, report)):
-        new = change(number, sample)
+        suffix = next(suffix for suffix in files if suffix.lower() == "json")
+        fields = json.loads(files[suffix])
+        new = change(number, sample, fields)
         if new or name in names:
-            suffix = next(suffix for suffix in files if suffix.lower() == "json")
-            fields = json.loads(files[suffix])
             fields.setdefault("image_id", sample.image_id)  # a new name must not change it
-            files[suffix] = json.dumps(fields | new, ensure_ascii=False).encode()
-        if name in names:  # two shards may use the same
+            files[suffix] = json.dumps(fields | new).encode()
+        while name in names:  # two shards may use the same
             name = f"{name}-{number}"
         names.add(name)
         yield name, files

@@ -37,12 +37,7 @@ def itc_scores(
     ndarray
         ``[T, P]``, the cosine of a text and the nearest of a photo's queries.
     """
-    embedded = []
-    with progress(len(texts), "texts", "text") as bar:
-        for chunk in batches(texts, TEXT_CHUNK):
-            embedded.append(np.asarray(retriever.embed_texts(chunk), dtype=np.float32))
-            bar.update(len(chunk))
-    text_embeds = np.concatenate(embedded)  # [T, d]
+    text_embeds = embed_texts(retriever, texts)  # [T, d]
     columns = []
     with progress(len(samples), "photos", "photo") as bar:
         for batch in batches(samples, batch_size):
@@ -51,6 +46,16 @@ def itc_scores(
             columns.append(cosine.max(2))
             bar.update(len(batch))
     return np.concatenate(columns, axis=1)
+
+
+def embed_texts(retriever: Any, texts: Sequence[str]) -> np.ndarray:
+    """Embed texts ``[T, d]`` with a progress bar."""
+    embedded = []
+    with progress(len(texts), "texts", "text") as bar:
+        for chunk in batches(texts, TEXT_CHUNK):
+            embedded.append(np.asarray(retriever.embed_texts(chunk), dtype=np.float32))
+            bar.update(len(chunk))
+    return np.concatenate(embedded)
 
 
 def match_pairs(

@@ -277,7 +277,9 @@ def _problem(fields: object) -> str | None:
 
 
 def _is_text(value: object) -> bool:
-    return isinstance(value, str) and bool(value.strip())
+    # Half a surrogate pair, as a cut inside an emoji leaves it, is no text for a tokenizer.
+    halved = isinstance(value, str) and any("\ud800" <= sign <= "\udfff" for sign in value)
+    return isinstance(value, str) and bool(value.strip()) and not halved
 
 
 def _is_question(entry: object) -> bool:

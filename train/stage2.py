@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from blip2.errors import UserError
 from train.command import run_recipe
-from train.config import Recipe, model_config
+from train.config import OBJECTIVES, Recipe, model_config
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,6 +47,8 @@ def run(recipe: Recipe) -> None:
 
     if not recipe.prompts and not recipe.split_captions and recipe.texts != "qa":
         raise UserError("The recipe has no prompts; give at least one instruction.")
+    if recipe.objectives != OBJECTIVES:
+        raise UserError("ITC, ITM and ITG are learned in stage 1; leave objectives out.")
     if recipe.samples == 1 or (recipe.samples and (recipe.pool or recipe.shard)):
         raise UserError(
             f"samples: {recipe.samples} doesn't go with this recipe; give at least 2, without pool "

@@ -94,7 +94,9 @@ class Checkpoints:
                 f"The state {newest} is damaged ({error}); remove it, and the same command goes on "
                 "from the one before."
             ) from error
-        differing = [k for k, v in self.decisive.items() if state["recipe"].get(k) != v]
+        # A setting that is newer than the run was at its default in it.
+        known = _decisive(Recipe("", "")) | state["recipe"]
+        differing = [k for k, v in self.decisive.items() if known.get(k) != v]
         if differing:
             raise UserError(
                 f"{self.recipe.output} holds a run of another recipe (differs in "

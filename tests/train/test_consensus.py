@@ -79,6 +79,9 @@ def test_what_the_others_say_in_the_order_of_agreement(source, tmp_path, capsys)
     assert "left as it is: cut:" in said.err
     assert consensus.main([source, "--out", str(out)]) == 2
     assert "are there already" in capsys.readouterr().err
+    assert consensus.main([f"{out}-000000.tar", "--out", f"{out}-again"]) == 2
+    assert "The captions of one are lent already" in capsys.readouterr().err
+    assert [path.name for path in out.parent.iterdir()] == ["lent-000000.tar"]
 
 
 def test_only_the_nearest_have_a_say(source, tmp_path):
@@ -88,6 +91,17 @@ def test_only_the_nearest_have_a_say(source, tmp_path):
     for sample in iter_samples(f"{out}-000000.tar"):
         if sample.image_id in ("one", "two", "three"):
             assert sample.captions and all("red" in text for text in sample.captions)
+
+
+def test_a_photo_in_two_shards_lends_itself_nothing(source, tmp_path):
+    twin = ("twin", jpeg(COLOURS["red"]), {"image_id": "two", "captions": ["red stands alone"]})
+    both = f"{source},{write_tar(tmp_path / 'more.tar', [twin])}"
+    assert consensus.main([both, "--out", str(tmp_path / "lent"), "--keep", "9"]) == 0
+    found = [s for s in iter_samples(f"{tmp_path}/lent-000000.tar") if s.image_id == "two"]
+    assert len(found) == 2
+    for sample in found:
+        assert sample.captions
+        assert not {"red stands alone", "A dog runs on the red sand"} & set(sample.captions)
 
 
 def test_captions_are_lent_among_two(tmp_path, source, capsys):

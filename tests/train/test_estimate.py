@@ -19,7 +19,7 @@ from blip2.vision import build_image_encoder
 from tests.parity.test_full_size import OPT, T5
 from train import finetune, stage1, stage2
 from train.config import model_config, read_recipe
-from train.estimate import ENCODERS, LANGUAGE_MODELS, describe, memory
+from train.estimate import ENCODERS, LANGUAGE_MODELS, describe, memory, operations
 
 CONFIGS = Path(__file__).parents[2] / "train" / "configs"
 PAPER = {
@@ -112,6 +112,23 @@ def test_parts_need_less_memory_and_a_cache_no_encoder():
     assert one.trained == half.trained == 186_705_470 * 16
     cached = read_recipe(CONFIGS / "pretrain_vit_g_stage1.yaml", ["cache=features"])
     assert one.frozen == 985_894_528 * 2 and memory(config, cached, 100).frozen == 0
+
+
+def test_what_is_left_out_of_stage_1_costs_nothing():
+    path = CONFIGS / "pretrain_vit_g_stage1.yaml"
+    config = model_config("pretrain-vit-g", 1)
+    recipes = {
+        name: read_recipe(path, [f"objectives=[{name}]"])
+        for name in ("itc,itm,itg", "itc,itm", "itc")
+    }
+    whole, no_itg, alone = (memory(config, recipe, 100) for recipe in recipes.values())
+    width, words = config.qformer.hidden_size, config.qformer.vocab_size
+    head = width * width + width + 2 * width + words  # the transform, its norm, the bias
+    assert whole.trained - no_itg.trained == 16 * head
+    assert no_itg.trained - alone.trained == 16 * (2 * width + 2)
+    assert alone.activations < no_itg.activations / 2 < whole.activations / 2
+    costs = [operations(config, recipe) for recipe in recipes.values()]
+    assert costs[2] < costs[1] < costs[0]
 
 
 def test_checkpointing_needs_less():

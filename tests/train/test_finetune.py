@@ -222,6 +222,17 @@ def test_an_architecture_without_weights_takes_those_of_a_checkpoint(folder):
     assert not own.trained and not any(p.requires_grad for p in own.parameters())
 
 
+def test_a_published_retriever_is_tuned_without_itg(folder):
+    """Its layout lacks ITG's head; what comes out loads, and its ITM has learned."""
+    made = tune(folder, "retrieval", f"start={folder}/itm", "objectives=[itm, itc]")
+    before = Blip2Retriever.from_pretrained(str(folder / "itm"), device="cpu")
+    after = Blip2Retriever.from_pretrained(str(made), device="cpu")
+    photo = painted("red", "dog")
+    said = "a photo of the dog in red"
+    assert float(before.match([photo], [said])) != float(after.match([photo], [said]))
+    assert after.embed_images([photo]).shape == before.embed_images([photo]).shape
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
@@ -231,6 +242,8 @@ def test_an_architecture_without_weights_takes_those_of_a_checkpoint(folder):
         (["text_start=x"], "Only vqa has the Q-Former read a question"),
         (["preset=pretrain-opt-2.7b"], "is of other sizes than the preset 'pretrain-opt-2.7b'"),
         (["task=retrieval", "preset=tiny-itm", "start={}/itm"], "lacks the head of ITG"),
+        (["objectives=[itc]"], "Only retrieval learns by ITC, ITM and ITG"),
+        (["query_tokens=5"], "A model has its queries when it is fine-tuned"),
         (["image_size=85"], "no multiple of the patch, 14 pixels; choose 84"),
         (["task=vqa", "texts=qa", "text_start=nowhere"], "There is no model 'nowhere'"),
         (["task=vqa", "texts=qa", "question_prompt=why"], "question_prompt has no {}"),

@@ -92,6 +92,17 @@ def test_stage_1_cut_is_stage_1_whole(folder):
     assert all(other[name].equal(value) for name, value in one.items())
 
 
+@pytest.mark.parametrize("way", ["shard=false", "shard=true"])
+def test_two_processes_learn_fewer_objectives(folder, way):
+    """No gradient reaches the head that is left out, and nobody waits for one."""
+    run = f"fewer-{way}"
+    said = command(folder, "stage1", run, way, "objectives=[itc, itg]")
+    assert len(figures(said, "itc")) == len(figures(said, "itg")) == 4
+    assert figures(said, "itm") == []
+    state = load_file(folder / run / "checkpoints" / "step-00000004" / "model.safetensors")
+    assert "lm_bias" in state and not any(name.startswith("itm_head") for name in state)
+
+
 def test_stage_2_cuts_the_language_model_too(folder):
     settings = [
         "preset=tiny", f"start={folder}/start", "token_keep=1", "prompts=[describe this photo]",

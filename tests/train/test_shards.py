@@ -69,6 +69,7 @@ BROKEN = {
         ("x.jpg", b"x"),
         ("x.json", captioned("x", " ")),
     ],
+    'its "captions" are not a list': [("x.jpg", b"x"), ("x.json", captioned("x", "cut \ud83d"))],
     'its "qa" is not': [("x.jpg", b"x"), ("x.json", {"qa": [{"question": "what"}]})],
     "it has neither captions nor qa": [("x.jpg", b"x"), ("x.json", captioned("x"))],
 }

@@ -189,6 +189,8 @@ def test_itm_can_be_left_out(folder):
     torch.manual_seed(0)
     model = Representation(PRESETS["tiny-itm"])
     stage1.leave_out(model, ("itc", "itg"))
+    frozen = {name for name, value in model.named_parameters() if not value.requires_grad}
+    assert frozen == {"itm_head.weight", "itm_head.bias"}
     ids = torch.randint(5, 20, (4, 6))
     given = torch.randn(4, 9, 24), ids, torch.ones_like(ids), torch.arange(4)
     losses = model(*given, objectives=("itc", "itg"))
@@ -323,6 +325,7 @@ def test_the_report_of_a_trained_retriever(trained, capsys):
         (stage1, ["start=nowhere"], "There is no model 'nowhere'"),
         (stage2, ["preset=tiny", "prompts=[a]", "start=nowhere"], "There is no model 'nowhere'"),
         (stage2, ["preset=tiny", "start="], "has no prompts"),
+        (stage2, ["preset=tiny", "prompts=[a]", "objectives=[itc]"], "learned in stage 1"),
     ],
 )
 def test_errors_are_one_line(folder, capsys, stage, overrides, said):

@@ -1,5 +1,6 @@
 """A run survives what happens to long runs: kills at any moment, a full disk, damaged states."""
 
+import json
 import multiprocessing
 import random
 import shutil
@@ -116,6 +117,22 @@ def test_a_damaged_state_is_named(tmp_path, begin, uninterrupted):
     process.join()
     assert process.exitcode == 0
     same(output, uninterrupted)
+
+
+def test_a_state_from_before_a_setting_existed_goes_on(tmp_path, begin, uninterrupted):
+    """What the recipe of then did not know it did as the default says."""
+    for place, setting, code in (("old", "objectives", 0), ("other", "learning_rate", 2)):
+        output = tmp_path / place
+        kept = sorted((uninterrupted / "checkpoints").glob("step-*"))[0]
+        state = shutil.copytree(kept, output / "checkpoints" / kept.name) / "state.json"
+        fields = json.loads(state.read_text())
+        assert fields["recipe"].pop(setting)
+        state.write_text(json.dumps(fields))
+        process = begin(output)
+        process.join()
+        assert process.exitcode == code
+    same(tmp_path / "old", uninterrupted)
+    assert "another recipe (differs in learning_rate)" in (output / "said").read_text()
 
 
 def test_the_photos_decide_and_not_where_they_lie(tmp_path, folder, begin, uninterrupted):
