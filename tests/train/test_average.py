@@ -60,11 +60,11 @@ def test_what_cannot_be_averaged(folders, tmp_path, capsys):
     (tmp_path / "hub").mkdir()
     (tmp_path / "hub" / "config.json").write_text('{"model_type": "blip-2"}')
     cut = read_tensors(folders[0])
-    cut["itm_head.weight"] = cut["itm_head.weight"][:1]
+    cut["itm_head.weight"] = cut["itm_head.weight"][:1].clone()
     write_tensors(cut, CONFIG, tmp_path / "cut")
     for argv, said in (
         ([folders[0], str(tmp_path / "other"), *out], "is not made like"),
-        ([*folders, "--weights", "1,1", *out], "3 models need as many weights"),
+        ([*folders, "--weights", "1,1", *out], "3 models need as many finite weights"),
         ([*folders, "--weights", "0,0,0", *out], "not all 0"),
         ([*folders[:2], "--weights", "2,-1", *out], "at least 0"),
         ([*folders[:2], "--weights", "nan,1", *out], "finite weights"),
