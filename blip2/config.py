@@ -173,6 +173,8 @@ def _checked(cls: type, values: Any) -> Any:
     return cls(**values)
 
 
+OBJECTIVES = ("itc", "itm", "itg")  # of stage 1
+
 MAY_BE_ZERO = ("image_positions", "language_width", "image_size")
 
 MINI_QFORMER = QFormerConfig(

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from blip2.config import Blip2Config
+from blip2.config import OBJECTIVES, Blip2Config
 from blip2.objectives import (
     JointBatch,
     diversity_loss,
@@ -153,7 +153,7 @@ class Representation(nn.Module):
         hardness: float = 1.0,
         kept: Tensor | None = None,
         diversity: float = 0.0,
-        objectives: Collection[str] = ("itc", "itm", "itg"),
+        objectives: Collection[str] = OBJECTIVES,
         join: Callable[[Tensor, Tensor], JointBatch] | None = None,
     ) -> dict[str, Tensor]:
         """Compute the losses of a batch of pairs, or of a part of one.

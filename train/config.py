@@ -7,11 +7,10 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from blip2.config import PRESETS, Blip2Config
+from blip2.config import OBJECTIVES, PRESETS, Blip2Config
 from blip2.errors import UserError
 
 PRECISIONS = ("bf16", "fp16", "no")
-OBJECTIVES = ("itc", "itm", "itg")
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 A photo's own captions hold much that no small model can see in it, and a language model which is
 made to say it learns the photos by heart. What the nearest captions of *other* photos agree on
 (the consensus of Devlin et al., "Exploring Nearest Neighbor Approaches for Image Captioning",
-2015) follows from the photo. Stage 2 that learns from these captions writes better ones.
+2015) follows from the photo. What stage 2 made of such captions stands in
+train/EXPERIMENTS.md.
 
 Every photo keeps its place, name and questions, so that cached features still fit. A photo that is
 lent captions has its own in the new shards as ``own_captions``, which nothing reads; one without
@@ -107,8 +108,7 @@ def lend(
     names, embeds, own = embed_photos(samples, retriever, batch_size)
     captions = [text for mine in own for text in mine]
     # By name: the same photo may stand in two shards, and doesn't lend to itself.
-    number = {name: place for place, name in enumerate(names)}
-    numbers = np.array([number[name] for name in names])
+    numbers = np.unique(names, return_inverse=True)[1]
     owner = np.repeat(numbers, [len(mine) for mine in own])  # [T]
     texts = embed_texts(retriever, captions)  # [T, d]
     grams = NGrams(CiderReward([mine for mine in own if mine], end=""), captions)
@@ -203,9 +203,9 @@ class NGrams:
 
     def most_agreed(self, some: np.ndarray, keep: int) -> list[str]:
         """Those of ``some`` captions that agree most with the others, each wording once."""
-        kept: dict[tuple[int, ...], str] = {}
         if not len(some):
             return []
+        kept: dict[tuple[int, ...], str] = {}
         for place in some[np.argsort(-self.agreement(some), kind="stable")]:
             wording = tuple(np.sort(self.numbers[place]).tolist())
             if wording and len(kept) < keep:

@@ -277,9 +277,10 @@ def _problem(fields: object) -> str | None:
 
 
 def _is_text(value: object) -> bool:
+    if not isinstance(value, str) or not value.strip():
+        return False
     # Half a surrogate pair, as a cut inside an emoji leaves it, is no text for a tokenizer.
-    halved = isinstance(value, str) and any("\ud800" <= sign <= "\udfff" for sign in value)
-    return isinstance(value, str) and bool(value.strip()) and not halved
+    return not any("\ud800" <= sign <= "\udfff" for sign in value)
 
 
 def _is_question(entry: object) -> bool:

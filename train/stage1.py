@@ -10,9 +10,10 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from blip2.config import OBJECTIVES
 from blip2.errors import UserError
 from train.command import run_recipe
-from train.config import OBJECTIVES, Recipe, model_config
+from train.config import Recipe, model_config
 
 if TYPE_CHECKING:
     from torch import Tensor
