@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -189,7 +189,14 @@ MINI_QFORMER = QFormerConfig(
 
 PRESETS: dict[str, Blip2Config] = {
     "mini-itm": Blip2Config(
-        name="mini-itm", image_positions=81, max_text_length=24, qformer=MINI_QFORMER
+        name="mini-itm",
+        image_encoder="efficientnet-lite2-two-scales",
+        image_positions=81,
+        max_text_length=24,
+        qformer=replace(MINI_QFORMER, encoder_width=1280 + 120),
+    ),
+    "mini-stage1": Blip2Config(  # what mini starts from
+        name="mini-stage1", image_positions=81, max_text_length=24, qformer=MINI_QFORMER
     ),
     "mini": Blip2Config(
         name="mini",

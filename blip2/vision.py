@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blip2.errors import UserError
@@ -207,14 +208,51 @@ class EfficientNetLite(ImageEncoder):
         return maps.flatten(2).transpose(1, 2)
 
 
+class EfficientNetLiteTwoScales(EfficientNetLite):
+    """EfficientNet-Lite2, the last map and, cell by cell, the finer one before its last blocks.
+
+    What tells classes apart is in the 1280 channels of the last map; the 120 of the map of stride
+    16 still hold what a part of the photo looks like. Each is normalised by itself, since they
+    differ in size.
+    """
+
+    FINER = 14  # the last block whose map is 17 x 17
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.width += self.net._blocks[self.FINER]._bn2.num_features
+
+    def features(self, pixels: Tensor) -> Tensor:  # [B, 3, 260, 260] -> [B, 81, 1400]
+        """Cells of both maps, row by row."""
+        net = self.net
+        maps = net._swish(net._bn0(net._conv_stem(pixels)))
+        for number, block in enumerate(net._blocks):
+            maps = block(maps)
+            if number == self.FINER:
+                finer = F.avg_pool2d(maps, 2, ceil_mode=True)  # [B, 120, 9, 9]
+        last = net._swish(net._bn1(net._conv_head(maps)))  # [B, 1280, 9, 9]
+        cells = [scale.flatten(2).transpose(1, 2).float() for scale in (last, finer)]
+        normed = [F.layer_norm(scale, scale.shape[-1:]) for scale in cells]
+        return torch.cat(normed, dim=-1).to(pixels.dtype)
+
+
 @register_image_encoder("efficientnet-lite2", EfficientNetLite)
 def efficientnet_lite2() -> ImageEncoder:
     """EfficientNet-Lite2 from its package's weights, converted once to safetensors."""
+    return _with_published_weights(EfficientNetLite())
+
+
+@register_image_encoder("efficientnet-lite2-two-scales", EfficientNetLiteTwoScales)
+def efficientnet_lite2_two_scales() -> ImageEncoder:
+    """The same network and weights, read at two scales."""
+    return _with_published_weights(EfficientNetLiteTwoScales())
+
+
+def _with_published_weights(encoder: EfficientNetLite) -> EfficientNetLite:
     from safetensors.torch import load_file
 
     from blip2.assets import efficientnet_weights
 
-    encoder = EfficientNetLite()
     state = load_file(efficientnet_weights())
     state = {name: value for name, value in state.items() if not name.startswith("_fc.")}
     encoder.net.load_state_dict(state, strict=True)

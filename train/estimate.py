@@ -22,7 +22,10 @@ TRAINED = 16  # bytes of a trained parameter: weight, gradient, two moments, in 
 FROZEN = 2  # in 16 bits
 # Sizes that can be said without fetching anything: parameters of the frozen parts, and of the
 # language models layers and heads, too. Parts that are not here count as nothing.
-ENCODERS = {"eva-vit-g": 985_894_528, "clip-vit-l": 303_179_776, "efficientnet-lite2": 4_811_072}
+ENCODERS = {
+    "eva-vit-g": 985_894_528, "clip-vit-l": 303_179_776, "efficientnet-lite2": 4_811_072,
+    "efficientnet-lite2-two-scales": 4_811_072,
+}  # fmt: skip
 LANGUAGE_MODELS = {
     "facebook/opt-2.7b": (2_651_596_800, 32, 32), "facebook/opt-6.7b": (6_658_473_984, 32, 32),
     "google/flan-t5-xl": (2_849_757_184, 48, 32), "google/flan-t5-xxl": (11_135_332_352, 48, 64),

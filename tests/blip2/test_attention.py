@@ -13,7 +13,7 @@ from blip2.errors import UserError
 from blip2.generation import Blip2
 from blip2.qformer import QFormer
 from blip2.tokenization import TextTokenizer
-from blip2.vision import EfficientNetLite, ImageEncoder
+from blip2.vision import EfficientNetLite, EfficientNetLiteTwoScales, ImageEncoder
 from blip2.vision_transformers import ClipViT, EvaViT
 from blip2.visual_prompt import VisualPrompt
 from tests.tiny import QFORMER, STAGE2, Cells, features, language_model, text_tokenizer
@@ -148,6 +148,7 @@ def clip(image_size: int | None = None) -> ClipViT:
     [
         (Cells, (3, 3), 0, 0),
         (EfficientNetLite, (9, 9), 0, 1),  # strides and padding may shift by a cell
+        (EfficientNetLiteTwoScales, (9, 9), 0, 1),
         (eva, (4, 4), 1, 0),
         (clip, (4, 4), 1, 0),
         (lambda: clip(84), (6, 6), 1, 0),

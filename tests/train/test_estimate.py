@@ -177,5 +177,5 @@ def test_sizes_are_those_of_the_architectures():
             num_attention_heads=16, patch_size=14,
         )  # fmt: skip
         assert ENCODERS["clip-vit-l"] == parameters(CLIPVisionModel(config))
-    lite = parameters(build_image_encoder("efficientnet-lite2"))
-    assert ENCODERS["efficientnet-lite2"] == lite
+    for name in ("efficientnet-lite2", "efficientnet-lite2-two-scales"):
+        assert ENCODERS[name] == parameters(build_image_encoder(name))
