@@ -51,6 +51,11 @@ class TextTokenizer:
         """The id of ``[SEP]``, which ends a text."""
         return self._tokenizer.token_to_id("[SEP]")
 
+    @property
+    def mask_token_id(self) -> int | None:
+        """The id of ``[MASK]``, behind which training hides pieces; None where there is none."""
+        return self._tokenizer.token_to_id("[MASK]")
+
     def __call__(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Encode texts.
 

@@ -17,7 +17,7 @@ WORDS = (
     "green ball bike what is this photo describe"
 )
 WORDS = WORDS.split()
-SPECIAL = ["[PAD]", "[CLS]", "[SEP]", "[UNK]"]
+SPECIAL = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"]
 
 QFORMER = QFormerConfig(
     num_queries=4,

@@ -142,6 +142,31 @@ def draw_tokens(batch: int, tokens: int, share: float) -> Tensor:
     return torch.rand(batch, tokens).topk(number).indices.sort(1).values
 
 
+def hide_pieces(ids: Tensor, mask: Tensor, share: float, mask_token_id: int) -> Tensor:
+    """Captions with some pieces behind ``[MASK]``, drawn from torch's random state.
+
+    Parameters
+    ----------
+    ids, mask : Tensor
+        ``[B, T]``, ``[CLS] ... [SEP]`` and padding, which are never hidden.
+    share : float
+        Probability of a piece to be hidden; 0 draws nothing.
+    mask_token_id : int
+        Of ``[MASK]``.
+
+    Returns
+    -------
+    Tensor
+        ``[B, T]``
+    """
+    if not share:
+        return ids
+    inside = mask.bool()
+    inside[:, 0] = False
+    inside[torch.arange(len(ids)), mask.sum(1) - 1] = False  # [SEP]
+    return ids.masked_fill(inside & (torch.rand(ids.shape) < share), mask_token_id)
+
+
 def watched_rows(rows: int, most: int) -> np.ndarray:
     """Rows of a dev set to measure, spread evenly over it.
 

@@ -121,9 +121,16 @@ def test_itm_and_itg_against_reference():
     assert float(itm_loss(logits[:, :2], matched)) == pytest.approx(expected, rel=1e-5)
 
 
-def test_the_losses_of_a_batch_against_pair_by_pair_passes(monkeypatch):
-    """The whole stage: shared image keys, gathered negatives, cached queries, trimmed padding."""
+@pytest.mark.parametrize("hidden", [[], [(0, 2), (3, 1)]])
+def test_the_losses_of_a_batch_against_pair_by_pair_passes(monkeypatch, hidden):
+    """The whole stage: shared image keys, gathered negatives, cached queries, trimmed padding.
+
+    Pieces that are hidden are read as piece 4 by all three, and ITG predicts what they were.
+    """
     torch.manual_seed(0)
+    read = IDS.clone()
+    for row, column in hidden:
+        read[row, column] = 4
     model = Representation(STAGE1).eval()
     photos = features(4)
     wrong_images, wrong_texts = torch.tensor([1, 3, 3, 0]), torch.tensor([3, 0, 1, 2])
@@ -131,11 +138,11 @@ def test_the_losses_of_a_batch_against_pair_by_pair_passes(monkeypatch):
         "blip2.representation.hard_negatives", lambda *_: (wrong_images, wrong_texts)
     )
     with torch.no_grad():
-        losses = {k: float(v) for k, v in model(photos, IDS, MASK, PHOTOS).items()}
+        losses = {k: float(v) for k, v in model(photos, IDS, MASK, PHOTOS, read=read).items()}
 
         def one(i, t, kind, first=None):
             """One pair alone, unpadded, with keys of its own."""
-            ids = IDS[t : t + 1, : int(MASK[t].sum())].clone()
+            ids = read[t : t + 1, : int(MASK[t].sum())].clone()
             if first is not None:
                 ids[0, 0] = first
             states = model.image_states(photos[i : i + 1])
@@ -162,7 +169,7 @@ def test_the_losses_of_a_batch_against_pair_by_pair_passes(monkeypatch):
             ids, out = one(i, i, "multimodal_causal", first=model.dec_token_id)
             for position in range(ids.shape[1] - 1):
                 logits = model.lm_logits(out.text[0, position]).log_softmax(-1)
-                total -= 0.9 * float(logits[ids[0, position + 1]]) + 0.1 * float(logits.mean())
+                total -= 0.9 * float(logits[IDS[i, position + 1]]) + 0.1 * float(logits.mean())
                 count += 1
     assert losses["itc"] == pytest.approx(itc, rel=1e-4)
     assert losses["itm"] == pytest.approx(itm, rel=1e-4)

@@ -18,7 +18,7 @@ from blip2.vision import IMAGE_ENCODERS
 from tests.tiny import QFORMER, STAGE1, Cells
 from tests.train import tiny_ranks, tiny_stage
 from tests.train.tiny_ranks import BATCH
-from train.inputs import draw_tokens
+from train.inputs import draw_tokens, hide_pieces
 from train.loop import seed_step
 from train.parts import Part
 
@@ -101,20 +101,22 @@ def test_turns_embed_again_what_they_embedded(folder, precision):
 def whole_stage1(folder, parts):
     """Stage 1 on the whole batch at once, but for ITM, whose negatives stay within a part."""
     model, losses = tiny_ranks.stage1(folder, 1)
-    images, texts, every_id, itm, hidden, targets = [], [], [], [], [], []
+    images, texts, every_id, itm, hidden, targets, hides = [], [], [], [], [], [], 0
     for number in range(parts):
         seed_step(0, 0, number)
         batch = losses.photos.batch_at(0, BATCH, Part(number, parts))
         ids, mask = losses.tokenizer(batch.captions)
         states = model.image_states(batch.features, draw_tokens(len(ids), 9, 0.7))
+        read = hide_pieces(ids, mask, 0.3, losses.tokenizer.mask_token_id)
+        hides += int((read != ids).sum())
         encoded = model.qformer.encode_image(states)
-        image, text = model.project_queries(encoded.queries), model.embed_texts(ids, mask)
+        image, text = model.project_queries(encoded.queries), model.embed_texts(read, mask)
         wrong = hard_negatives(cosines(image, text), model.temperature, batch.image_ids)
         order = torch.arange(len(ids))
         photos, words = torch.cat([order, wrong[0], order]), torch.cat([order, order, wrong[1]])
-        logits = model.match_logits(states.select(photos), ids[words], mask[words])
+        logits = model.match_logits(states.select(photos), read[words], mask[words])
         itm.append(itm_loss(logits, (torch.arange(3 * len(ids)) < len(ids)).long()))
-        inputs = ids.clone()
+        inputs = read.clone()
         inputs[:, 0] = model.dec_token_id
         decoded = model.qformer.decode(inputs, mask, encoded.query_cache)
         kept = mask[:, 1:].bool()
@@ -123,6 +125,7 @@ def whole_stage1(folder, parts):
         images.append(image)
         texts.append(text)
         every_id.append(batch.image_ids)
+    assert hides
     found = {
         "itc": itc_loss(cosines(torch.cat(images), torch.cat(texts)), model.temperature,
                         torch.cat(every_id)),

@@ -217,6 +217,23 @@ def test_drawn_tokens_are_distinct_and_differ_from_photo_to_photo():
     assert inputs.draw_tokens(6, 9, 0.01).shape == (6, 1)
 
 
+def test_hidden_pieces_are_words_drawn_anew():
+    torch.manual_seed(0)
+    lengths = torch.tensor([9, 2, 5, 12])
+    mask = (torch.arange(12) < lengths[:, None]).long()
+    ids = torch.where(mask.bool(), torch.arange(12) + 10, 0)
+    assert inputs.hide_pieces(ids, mask, 0, 4) is ids
+    shares = torch.zeros(4, 12)
+    for _ in range(400):
+        read = inputs.hide_pieces(ids, mask, 0.3, 4)
+        assert bool(((read == ids) | (read == 4)).all())
+        shares += read == 4
+    inside = (torch.arange(12) > 0) & (torch.arange(12) < lengths[:, None] - 1)
+    assert bool((shares[~inside] == 0).all())  # [CLS], [SEP] and padding
+    assert bool(((shares[inside] / 400 - 0.3).abs() < 0.1).all())
+    assert int(inside.sum()) == 20 and torch.equal(ids[0, :9], torch.arange(9) + 10)
+
+
 def test_stage_2_starts_from_stage_1(trained):
     """Without a step of training, what both stages share is equal, tensor by tensor."""
     torch.manual_seed(0)
