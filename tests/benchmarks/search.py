@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 QUERIES, DIM = 32, 256
-LATENT = 36  # dimensions in which mini-itm's photos really differ (participation ratio)
+LATENT = 36  # dimensions in which an earlier mini-itm's photos differ (participation ratio)
 PART = 4096  # photos that are made at once
 FLAT = 100_000  # photos that FAISS holds in fp32 at once
 
@@ -35,7 +35,7 @@ class World:
     A photo belongs to one of the topics, lies around it in few of the dimensions, and its vectors
     lie around it: random photos have a cosine of about 0.05, the nearest of a thousand about 0.67,
     vectors of one photo 0.72, and a text and its photo 0.5 (as measured on 500 photos of Flickr8k
-    with mini-itm, the spread within a photo with queries kept apart).
+    with an earlier mini-itm, the spread within a photo with queries kept apart).
     """
 
     def __init__(self, seed: int = 0, topics: int = 2000) -> None:
