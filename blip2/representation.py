@@ -155,7 +155,7 @@ class Representation(nn.Module):
         diversity: float = 0.0,
         objectives: Collection[str] = OBJECTIVES,
         join: Callable[[Tensor, Tensor], JointBatch] | None = None,
-        read: Tensor | None = None,
+        read_ids: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Compute the losses of a batch of pairs, or of a part of one.
 
@@ -181,7 +181,7 @@ class Representation(nn.Module):
             ``[B, Q, d]`` and ``[B, d]`` to the whole's. ``itc`` is then the part's share in the
             loss of the whole, see :func:`blip2.objectives.joint_itc_loss`; the other losses are
             the part's own, and ITM's negatives come from it.
-        read : Tensor, optional
+        read_ids : Tensor, optional
             ``[B, T]``, the captions as they are read, with some pieces behind ``[MASK]``; ITG
             predicts those of ``ids`` all the same. Default ``ids``.
 
@@ -191,11 +191,11 @@ class Representation(nn.Module):
             Scalars ``itc``, ``itm``, ``itg`` as asked; their sum is the stage's loss (equal
             weights). With a weight, ``diversity``, too.
         """
-        read = ids if read is None else read
+        read_ids = ids if read_ids is None else read_ids
         image = self.image_states(features, kept)
         encoded = self.qformer.encode_image(image)
         image_embeds = self.project_queries(encoded.queries)
-        text_embeds = self.embed_texts(read, mask)
+        text_embeds = self.embed_texts(read_ids, mask)
         sim = similarity(image_embeds, text_embeds)
         if join is None:
             losses = {"itc": itc_loss(sim, self.temperature, image_ids)}
@@ -205,9 +205,9 @@ class Representation(nn.Module):
             losses = {"itc": itc}
         if "itm" in objectives:
             drawn = hard_negatives(sim, self.temperature, image_ids, hardness)
-            losses["itm"] = self._itm(image, read, mask, *drawn)
+            losses["itm"] = self._itm(image, read_ids, mask, *drawn)
         if "itg" in objectives:
-            losses["itg"] = self._itg(ids, read, mask, encoded.query_cache)
+            losses["itg"] = self._itg(ids, read_ids, mask, encoded.query_cache)
         if diversity:
             losses["diversity"] = diversity * diversity_loss(encoded.queries)
         return losses
@@ -233,8 +233,8 @@ class Representation(nn.Module):
         logits = self.match_logits(image.select(photos), ids[texts], mask[texts])
         return itm_loss(logits, (torch.arange(3 * len(ids), device=ids.device) < len(ids)).long())
 
-    def _itg(self, ids: Tensor, read: Tensor, mask: Tensor, query_cache: list) -> Tensor:
-        inputs = read.clone()
+    def _itg(self, ids: Tensor, read_ids: Tensor, mask: Tensor, query_cache: list) -> Tensor:
+        inputs = read_ids.clone()
         inputs[:, 0] = self.dec_token_id
         text = self.qformer.decode(inputs, mask, query_cache)  # [B, T, D]
         # Only positions with a real next piece reach the vocabulary: half of the work is padding.

@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from index import Hit
 
 # A text fits no photo if the best joint score of similarity and ITM is below this: so are 2 % of
-# captions of photos in a library of 1,000 (Flickr8k dev, mini-itm) and 42 % of 43 absent subjects.
-# At 8.5 it would be 77 % of these, and 9 % of the captions (tests/benchmarks/thresholds.py).
+# captions of photos in a library of 1,000 (Flickr8k dev, mini-itm) and 42 % of 43 absent subjects;
+# fewer where more photos are judged, as re-ranking does. At 8.5 it would be 77 % of these, and 9 %
+# of the captions (tests/benchmarks/thresholds.py).
 NO_MATCH = 7.5
 SURE = 0.8  # probability by ITM that settles it, whatever the similarity
 MOST = 4096  # hits looked at: where so many are nearly the same photo, fewer are shown
@@ -66,7 +67,11 @@ class Found:
     @property
     def poor(self) -> bool:
         """Whether no photo seems to fit the text."""
-        return self.best is not None and self.best < SURE and self.fit < NO_MATCH
+        return self.poor_at(NO_MATCH)
+
+    def poor_at(self, line: float) -> bool:
+        """The same with another line than `NO_MATCH`."""
+        return self.best is not None and self.best < SURE and self.fit < line
 
     def judge(self, hits: Sequence["Hit"], temperature: float) -> None:
         """Set ``best`` and ``fit`` by hits, those with a probability; see `joint_score`."""

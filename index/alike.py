@@ -18,7 +18,7 @@ from index.hits import Hit
 # Held against 200 photos of Flickr8k (dev) with mini-itm: of copies at JPEG quality 40, at half the
 # size (112 pixels), cropped by 5 % or a tenth brighter, 99 % or more fold, and of different photos
 # none. By embeddings alone, 90 of the 200 would fold into another (tests/benchmarks/thresholds.py).
-ALIKE = 0.75  # likeness of embeddings
+ALIKE = 0.8  # likeness of embeddings
 LOOK = 0.8  # correlation of pixels
 SIDE = 12  # pixels that are compared
 EVEN = 4.0  # grey levels of contrast below which a photo counts as one colour

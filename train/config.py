@@ -98,7 +98,7 @@ class Recipe:
     token_keep : float
         Share of a photo's features that a step reads, drawn anew each time; less than 1
         keeps the Q-Former from learning photos by heart.
-    hide_words : float
+    hide_pieces : float
         Stage 1 and fine-tuning for retrieval: share of a caption's word pieces that a step reads
         as ``[MASK]``, drawn anew each time, so that it matches and writes by the photo; 0 as in
         the paper.
@@ -169,7 +169,7 @@ class Recipe:
     clip_norm: float = 1.0
     hardness_epochs: float = 0.0
     token_keep: float = 1.0
-    hide_words: float = 0.0
+    hide_pieces: float = 0.0
     save_every: int = 100
     validate_every: int = 200
     log_every: int = 10
@@ -195,9 +195,9 @@ LEAST = {
     "keep": 1, "seed": 0, "token_keep": 0.01, "diversity": 0,
     "image_size": 0, "layer_decay": 0.01, "pool": 0,
     "watch": 2, "captions_at_once": 1, "typical": 0, "turns": 1, "samples": 0, "reward": 0,
-    "query_tokens": 0, "hide_words": 0,
+    "query_tokens": 0, "hide_pieces": 0,
 }  # fmt: skip
-MOST = {"token_keep": 1, "layer_decay": 1, "hide_words": 0.9}
+MOST = {"token_keep": 1, "layer_decay": 1, "hide_pieces": 0.9}
 CHOICES = {
     "precision": PRECISIONS,
     "texts": ("captions", "qa", "both"),

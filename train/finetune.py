@@ -80,6 +80,8 @@ def task_stage(recipe: Recipe) -> int:
         raise UserError("A model has its queries when it is fine-tuned; leave query_tokens out.")
     if recipe.objectives != OBJECTIVES and recipe.task != "retrieval":
         raise UserError("Only retrieval learns by ITC, ITM and ITG; leave objectives out.")
+    if recipe.hide_pieces and recipe.task != "retrieval":
+        raise UserError("Only retrieval hides word pieces; leave hide_pieces out.")
     if recipe.text_start and recipe.task != "vqa":
         raise UserError("Only vqa has the Q-Former read a question; leave text_start out.")
     return TASKS[recipe.task]

@@ -142,7 +142,7 @@ def draw_tokens(batch: int, tokens: int, share: float) -> Tensor:
     return torch.rand(batch, tokens).topk(number).indices.sort(1).values
 
 
-def hide_pieces(ids: Tensor, mask: Tensor, share: float, mask_token_id: int) -> Tensor:
+def hide_pieces(ids: Tensor, mask: Tensor, share: float, mask_token_id: int | None) -> Tensor:
     """Captions with some pieces behind ``[MASK]``, drawn from torch's random state.
 
     Parameters
@@ -151,8 +151,8 @@ def hide_pieces(ids: Tensor, mask: Tensor, share: float, mask_token_id: int) -> 
         ``[B, T]``, ``[CLS] ... [SEP]`` and padding, which are never hidden.
     share : float
         Probability of a piece to be hidden; 0 draws nothing.
-    mask_token_id : int
-        Of ``[MASK]``.
+    mask_token_id : int or None
+        Of ``[MASK]``; None where nothing is hidden.
 
     Returns
     -------
@@ -161,7 +161,7 @@ def hide_pieces(ids: Tensor, mask: Tensor, share: float, mask_token_id: int) -> 
     """
     if not share:
         return ids
-    inside = mask.bool()
+    inside = mask.bool().clone()
     inside[:, 0] = False
     inside[torch.arange(len(ids)), mask.sum(1) - 1] = False  # [SEP]
     return ids.masked_fill(inside & (torch.rand(ids.shape) < share), mask_token_id)

@@ -140,9 +140,9 @@ class Stage1Losses:
                 "Stage 1 can't be compiled and accumulate: what is compiled draws other dropout "
                 "than what embeds the other turns; leave one of them out."
             )
-        if recipe.hide_words and tokenizer.mask_token_id is None:
+        if recipe.hide_pieces and tokenizer.mask_token_id is None:
             raise UserError(
-                "The word pieces have no [MASK] to hide words behind; leave hide_words out."
+                "The word pieces have no [MASK] to hide words behind; leave hide_pieces out."
             )
         self.recipe, self.photos, self.tokenizer = recipe, photos, tokenizer
         epochs = recipe.hardness_epochs
@@ -159,10 +159,10 @@ class Stage1Losses:
         hardness = min(1.0, step / self.ramp) if self.ramp else 1.0
         if part.turn == 0:
             self._begin(model, step, device, part)
-        features, ids, mask, kept, own_ids, read = self._inputs(part, device)
+        features, ids, mask, kept, own_ids, read_ids = self._inputs(part, device)
         settings = self.recipe.diversity, self.recipe.objectives
         if part.count == 1:  # no other part to join, and no share to take
-            return model(features, ids, mask, own_ids, hardness, kept, *settings, read=read)
+            return model(features, ids, mask, own_ids, hardness, kept, *settings, read_ids=read_ids)
 
         def join(images, texts):
             if part.turns == 1:
@@ -171,7 +171,7 @@ class Stage1Losses:
                 images, texts = self._joint
             return JointBatch(images, texts, self._image_ids, len(own_ids) * part.number)
 
-        losses = model(features, ids, mask, own_ids, hardness, kept, *settings, join, read)
+        losses = model(features, ids, mask, own_ids, hardness, kept, *settings, join, read_ids)
         # ITC comes as a share; ITG is a mean over word pieces, the others over pairs.
         shares = {"itc": 1.0, "itg": int(mask[:, 1:].sum()) / self._pieces}
         return {name: loss * shares.get(name, 1 / part.count) for name, loss in losses.items()}
@@ -195,10 +195,10 @@ class Stage1Losses:
         batch = self._turns[part.turn]
         ids, mask = self.tokenizer(batch.captions)
         kept = kept_tokens(self.recipe, self.photos, len(ids), device)
-        read = hide_pieces(ids, mask, self.recipe.hide_words, self.tokenizer.mask_token_id)
+        read_ids = hide_pieces(ids, mask, self.recipe.hide_pieces, self.tokenizer.mask_token_id)
         texts = ids.to(device), mask.to(device)
         own = batch.image_ids.to(device)
-        return batch.features.to(device), *texts, kept, own, read.to(device)
+        return batch.features.to(device), *texts, kept, own, read_ids.to(device)
 
     def _embed(self, model, step: int, device, part: Part):
         """Embeddings of all parts, drawn as their own turns will draw them."""
@@ -213,11 +213,11 @@ class Stage1Losses:
         for turn in range(part.turns):
             other = part.of_turn(turn)
             seed_step(self.recipe.seed, step, other.number)
-            features, _, mask, kept, _, read = self._inputs(other, device)
+            features, _, mask, kept, _, read_ids = self._inputs(other, device)
             # In the same precision and with gradient, so that the same kernels draw the same
             # dropout; the graph is dropped.
             with torch.autocast(device.type, precision, enabled=self.recipe.precision != "no"):
-                embeds = module.embed_pairs(features, read, mask, kept)
+                embeds = module.embed_pairs(features, read_ids, mask, kept)
             found.append([tensor.detach() for tensor in embeds])
         seed_step(self.recipe.seed, step, part.number)
         return [join_turns(list(tensors)) for tensors in zip(*found, strict=True)]

@@ -46,7 +46,7 @@ def copies(photo: Image.Image) -> dict[str, Image.Image]:
 
 def no_match(retriever, images: np.ndarray, photos: list[Path], captions: list[str]) -> None:
     """Print for how many captions and absent subjects no photo seems to fit."""
-    from demo.found import NO_MATCH, SURE, Found
+    from demo.found import NO_MATCH, Found
     from demo.library import JUDGED
     from index.hits import Hit
 
@@ -67,13 +67,14 @@ def no_match(retriever, images: np.ndarray, photos: list[Path], captions: list[s
             )
             told[kind].append(found)
     print(f"no good match ({len(photos)} photos, {len(captions)} captions, {len(ABSENT)} subjects)")
-    for line in sorted({NO_MATCH, *np.arange(4.0, 14.1, 0.5)}):
-        shares = [np.mean([f.best < SURE and f.fit < line for f in of]) for of in told.values()]
+    for line in sorted({NO_MATCH, *np.arange(8, 25) / 2}):
+        shares = [np.mean([found.poor_at(line) for found in of]) for of in told.values()]
         print(f"  {line:5.1f}  captions {shares[0]:.3f}  absent subjects {shares[1]:.3f}")
 
 
-def folding(retriever, images: np.ndarray, photos: list[Path], folder: Path) -> None:
-    """Print how many copies, and how many different photos, fold."""
+def folding(retriever, images: np.ndarray, photos: list[Path], copied: int, folder: Path) -> None:
+    """Print how many copies of the first photos, and how many different photos of all, fold."""
+    from blip2.processing import open_photo
     from index.alike import ALIKE, likeness, look_alike
     from index.hits import Hit
 
@@ -81,12 +82,11 @@ def folding(retriever, images: np.ndarray, photos: list[Path], folder: Path) -> 
         return Hit(1, path, 1.0, None, False)
 
     alike: dict[str, list[tuple[float, bool]]] = {}
-    for path, own in zip(photos, images, strict=True):
-        with Image.open(path) as photo:
-            made = copies(photo.convert("RGB"))
-        for name, copy in made.items():
-            copy.save(folder / f"{path.stem}-{name[:4]}.png")
-        paths = [folder / f"{path.stem}-{name[:4]}.png" for name in made]
+    for path, own in zip(photos[:copied], images, strict=False):
+        made = copies(open_photo(path))
+        paths = [folder / f"{path.stem}-{number}.png" for number in range(len(made))]
+        for copy, picture in zip(paths, made.values(), strict=True):
+            picture.save(copy)
         near = likeness(own, retriever.embed_images(paths).numpy())  # [4]
         for name, copy, value in zip(made, paths, near, strict=True):
             alike.setdefault(name, []).append((float(value), look_alike(hit(path), hit(copy))))
@@ -98,8 +98,8 @@ def folding(retriever, images: np.ndarray, photos: list[Path], folder: Path) -> 
         for at in np.flatnonzero(near >= 0.5) + number + 1:
             same = look_alike(hit(photos[number]), hit(photos[at]))
             others.append((number, at, float(near[at - number - 1]), same))
-    print(f"nearly the same ({len(photos)} photos; different ones by pixels and embeddings)")
-    for line in sorted({ALIKE, *np.arange(0.5, 0.96, 0.05)}):
+    print(f"nearly the same ({copied} photos copied, {len(photos)} compared with each other)")
+    for line in sorted({ALIKE, *np.arange(10, 20) / 20}):
         shares = "  ".join(
             f"{name} {np.mean([near >= line and same for near, same in of]):.3f}"
             for name, of in alike.items()
@@ -128,7 +128,7 @@ def main(argv: list[str] | None = None) -> int:
             captions.append(sample.captions[0])
         images = retriever.embed_images(photos).numpy()  # [P, Q, d]
         no_match(retriever, images, photos, captions)
-        folding(retriever, images[: args.copies], photos[: args.copies], Path(name))
+        folding(retriever, images, photos, args.copies, Path(name))
     return 0
 
 

@@ -138,7 +138,7 @@ def test_the_losses_of_a_batch_against_pair_by_pair_passes(monkeypatch, hidden):
         "blip2.representation.hard_negatives", lambda *_: (wrong_images, wrong_texts)
     )
     with torch.no_grad():
-        losses = {k: float(v) for k, v in model(photos, IDS, MASK, PHOTOS, read=read).items()}
+        losses = {k: float(v) for k, v in model(photos, IDS, MASK, PHOTOS, read_ids=read).items()}
 
         def one(i, t, kind, first=None):
             """One pair alone, unpadded, with keys of its own."""

@@ -243,6 +243,7 @@ def test_a_published_retriever_is_tuned_without_itg(folder):
         (["preset=pretrain-opt-2.7b"], "is of other sizes than the preset 'pretrain-opt-2.7b'"),
         (["task=retrieval", "preset=tiny-itm", "start={}/itm"], "lacks the head of ITG"),
         (["objectives=[itc]"], "Only retrieval learns by ITC, ITM and ITG"),
+        (["hide_pieces=0.1"], "Only retrieval hides word pieces"),
         (["query_tokens=5"], "A model has its queries when it is fine-tuned"),
         (["image_size=85"], "no multiple of the patch, 14 pixels; choose 84"),
         (["task=vqa", "texts=qa", "text_start=nowhere"], "There is no model 'nowhere'"),

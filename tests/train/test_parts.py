@@ -147,7 +147,7 @@ def whole_stage2(folder, words):
 
 @pytest.mark.parametrize(
     ("stage", "ranks", "accumulate"),
-    [("stage1", 2, 1), ("stage1", 1, 2), ("stage1", 2, 2), ("stage2", 2, 2),
+    [("stage1", 1, 1), ("stage1", 2, 1), ("stage1", 1, 2), ("stage1", 2, 2), ("stage2", 2, 2),
      ("stage1 shard", 2, 2), ("stage2 shard", 2, 2), ("stage2 split", 1, 2)],
 )  # fmt: skip
 def test_ranks_and_turns_give_the_gradients_of_the_whole_batch(folder, stage, ranks, accumulate):

@@ -223,14 +223,16 @@ def test_hidden_pieces_are_words_drawn_anew():
     mask = (torch.arange(12) < lengths[:, None]).long()
     ids = torch.where(mask.bool(), torch.arange(12) + 10, 0)
     assert inputs.hide_pieces(ids, mask, 0, 4) is ids
-    shares = torch.zeros(4, 12)
+    shares, apart = torch.zeros(4, 12), 0
     for _ in range(400):
         read = inputs.hide_pieces(ids, mask, 0.3, 4)
         assert bool(((read == ids) | (read == 4)).all())
         shares += read == 4
+        apart += int(not torch.equal(read[0, 1:8] == 4, read[3, 1:8] == 4))
     inside = (torch.arange(12) > 0) & (torch.arange(12) < lengths[:, None] - 1)
     assert bool((shares[~inside] == 0).all())  # [CLS], [SEP] and padding
     assert bool(((shares[inside] / 400 - 0.3).abs() < 0.1).all())
+    assert apart > 300  # each row draws for itself
     assert int(inside.sum()) == 20 and torch.equal(ids[0, :9], torch.arange(9) + 10)
 
 
@@ -343,6 +345,8 @@ def test_the_report_of_a_trained_retriever(trained, capsys):
         (stage2, ["preset=tiny", "prompts=[a]", "start=nowhere"], "There is no model 'nowhere'"),
         (stage2, ["preset=tiny", "start="], "has no prompts"),
         (stage2, ["preset=tiny", "prompts=[a]", "objectives=[itc]"], "learned in stage 1"),
+        (stage2, ["preset=tiny", "prompts=[a]", "hide_pieces=0.1"], "hidden in stage 1"),
+        (stage1, ["hide_pieces=1"], "hide_pieces is 1.0; choose at most 0.9"),
     ],
 )
 def test_errors_are_one_line(folder, capsys, stage, overrides, said):

@@ -27,7 +27,7 @@ def recipe(folder: Path, accumulate: int, name: str = "", words: tuple = ()) -> 
     return Recipe(
         preset="tiny", data=f"{folder}/photos.tar", cache=f"{folder}/cache", batch_size=BATCH,
         accumulate=accumulate, output=f"{folder}/{name}", precision="no",
-        token_keep=0.7, hide_words=0.3, clip_norm=0,
+        token_keep=0.7, hide_pieces=0.3, clip_norm=0,
         prompts=("describe this photo", "what is this"),
         shard="shard" in words, split_captions="split" in words,
         warmup_steps=0, validate_every=100, save_every=100, weight_decay=0, learning_rate=1e-3,
