@@ -106,6 +106,10 @@ class Recipe:
         In steps.
     keep : int
         Checkpoints kept for resuming.
+    average_last : int
+        The finished model has the mean of the weights of so many checkpoints, the last ones, in
+        the place of the last alone (stochastic weight averaging, Izmailov et al., UAI 2018), at
+        best at a rate that stays high; at most ``keep``. 0 takes the last.
     precision : str
         ``"bf16"``, ``"fp16"`` or ``"no"``.
     prompts : tuple of str
@@ -174,6 +178,7 @@ class Recipe:
     validate_every: int = 200
     log_every: int = 10
     keep: int = 2
+    average_last: int = 0
     precision: str = "bf16"
     prompts: tuple[str, ...] = ()
     diversity: float = 0.0
@@ -195,7 +200,7 @@ LEAST = {
     "keep": 1, "seed": 0, "token_keep": 0.01, "diversity": 0,
     "image_size": 0, "layer_decay": 0.01, "pool": 0,
     "watch": 2, "captions_at_once": 1, "typical": 0, "turns": 1, "samples": 0, "reward": 0,
-    "query_tokens": 0, "hide_pieces": 0,
+    "query_tokens": 0, "hide_pieces": 0, "average_last": 0,
 }  # fmt: skip
 MOST = {"token_keep": 1, "layer_decay": 1, "hide_pieces": 0.9}
 CHOICES = {
@@ -302,6 +307,8 @@ def _checked(values: dict[str, Any], source: str) -> Recipe:
             raise UserError(f"{source}: {name} must be one of {named}.")
     if converted.get("question_prompt") and "{}" not in converted["question_prompt"]:
         raise UserError(f"{source}: question_prompt has no {{}} for the question; add it.")
+    if converted.get("average_last", 0) > converted.get("keep", Recipe.keep):
+        raise UserError(f"{source}: average_last needs as many checkpoints; set keep as high.")
     asked = set(converted.get("objectives", OBJECTIVES))
     if "itc" not in asked or asked - set(OBJECTIVES):
         raise UserError(f"{source}: objectives must be itc and any of itm, itg.")

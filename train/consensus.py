@@ -65,7 +65,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             )
         if not lent[number]:
             return {}
-        return {"captions": lent[number], "own_captions": sample.captions}
+        own = sample.captions if args.own else []
+        both = list(dict.fromkeys([*own, *lent[number]]))  # each wording once
+        return {"captions": both, "own_captions": sample.captions}
 
     files = rewritten(args.source, ShardReport(), with_lent)
     shards = write_shards(args.out, files, args.per_shard)
@@ -225,6 +227,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--retriever", default="mini-itm", metavar="ID", help="says what is near (mini-itm)")
     add("--nearest", type=positive, default=200, metavar="N", help="have a say (200)")
     add("--keep", type=positive, default=3, metavar="K", help="captions of a photo (3)")
+    add("--own", action="store_true", help="keep a photo's own captions, too, before them")
     add("--per-shard", type=positive, default=1000, metavar="N", help="photos (1000)")
     add("--batch-size", type=positive, default=32, metavar="N", help="photos at a time (32)")
     add("--device", metavar="D", help="such as cpu or cuda:0")

@@ -119,9 +119,15 @@ def train(
     NotANumber
         A loss is NaN or infinite; the step and the objective are named.
     UserError
-        The output folder belongs to another recipe, a state can't be written, or the run was
-        stopped by a signal.
+        The output folder belongs to another recipe, a state can't be written, the run was
+        stopped by a signal, or it saves fewer states than ``recipe.average_last``.
     """
+    saved = -(-total_steps // recipe.save_every)
+    if saved < recipe.average_last:
+        raise UserError(
+            f"The run saves {saved} states and average_last is {recipe.average_last}; save more "
+            "often, or average fewer."
+        )
     accelerator = build_accelerator(recipe)
     accelerator.init_trackers("logs")
     scheduler = torch.optim.lr_scheduler.LambdaLR(
@@ -205,6 +211,14 @@ def train(
     stop.restore()
     if recipe.shard:
         put_together(model, but=FrozenLanguageModel)
+    if recipe.average_last:
+        checkpoints.load_mean(model)
+        if validate and main:
+            model.eval()
+            with torch.no_grad(), accelerator.autocast():
+                scores = validate(model, accelerator.device)
+            tqdm.write(f"the mean of {recipe.average_last} states: {_told(scores)}")
+        accelerator.wait_for_everyone()
     accelerator.end_training()  # closes the process group
     return model.eval()
 
@@ -235,7 +249,11 @@ def _check(
 
 
 def _line(step: int, figures: dict[str, float]) -> str:
-    return f"step {step}: " + ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
+    return f"step {step}: {_told(figures)}"
+
+
+def _told(figures: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
 
 
 class _StopSignal:

@@ -120,6 +120,42 @@ class Checkpoints:
         tqdm.write(f"continuing after step {state['step']} of {newest}")
         return state["step"]
 
+    def load_mean(self, model: nn.Module) -> None:
+        """Fill a model with the mean weights of the newest states, ``average_last`` of them.
+
+        Parameters
+        ----------
+        model : nn.Module
+            Whole, no longer cut over processes.
+
+        Raises
+        ------
+        UserError
+            There are not as many states, or one is damaged.
+        """
+        number = self.recipe.average_last
+        states = self.finished()[-number:]
+        if len(states) < number:
+            raise UserError(
+                f"{self.folder} holds {len(states)} states and average_last is {number}; the same "
+                f"command with average_last={len(states)} ends the run."
+            )
+        own = dict(model.named_parameters())
+        mean: dict[str, Tensor] = {}
+        for state in states:
+            try:
+                saved = load_file(state / "model.safetensors")
+            except (OSError, SafetensorError) as error:
+                raise UserError(
+                    f"The state {state} is damaged ({error}); the same command with a smaller "
+                    "average_last ends the run."
+                ) from error
+            for name, value in saved.items():
+                mean[name] = mean.get(name, 0) + value.double() / number
+        with torch.no_grad():
+            for name, value in mean.items():
+                own[name].copy_(value)
+
 
 def trainable_state(model: nn.Module, kept: bool = True) -> dict[str, Tensor]:
     """Trained tensors of a model by name, frozen parts left out.
@@ -148,7 +184,7 @@ def _collected(named: dict[str, Tensor], kept: bool) -> dict[str, Tensor]:
 def _decisive(recipe: Recipe) -> dict[str, Any]:
     """Settings that change what is computed, as JSON gives them back."""
     free = {"output", "cache", "save_every", "validate_every", "log_every", "keep", "dev_data",
-            "watch", "checkpointing", "accumulate", "shard"}  # fmt: skip
+            "watch", "checkpointing", "accumulate", "shard", "average_last"}  # fmt: skip
     values = {name: value for name, value in asdict(recipe).items() if name not in free}
     return json.loads(json.dumps(values))
 

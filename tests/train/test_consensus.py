@@ -84,6 +84,24 @@ def test_what_the_others_say_in_the_order_of_agreement(source, tmp_path, capsys)
     assert [path.name for path in out.parent.iterdir()] == ["lent-000000.tar"]
 
 
+def test_lent_captions_beside_its_own(source, tmp_path):
+    lent, beside = tmp_path / "lent", tmp_path / "beside"
+    options = ["--keep", "2", "--nearest", "4"]
+    assert consensus.main([source, "--out", str(lent), *options]) == 0
+    assert consensus.main([source, "--out", str(beside), *options, "--own"]) == 0
+    pairs = zip(
+        iter_samples(f"{lent}-000000.tar"), iter_samples(f"{beside}-000000.tar"), strict=True
+    )
+    grown = 0
+    for alone, both in pairs:
+        own = SAID[alone.image_id][1] if alone.image_id in SAID else both.captions
+        assert both.captions[: len(own)] == own
+        assert set(both.captions) == {*own, *alone.captions}
+        assert len(set(both.captions)) == len(both.captions)
+        grown += len(both.captions) > len(own)
+    assert grown == 5
+
+
 def test_only_the_nearest_have_a_say(source, tmp_path):
     """With two to be asked a red photo never learns what is green, however often it is said."""
     out = tmp_path / "lent"

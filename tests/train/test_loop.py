@@ -92,6 +92,42 @@ def test_only_the_newest_states_are_kept(uninterrupted):
     assert names == ["step-00000020", "step-00000024"]
 
 
+def test_the_mean_of_the_last_states(tmp_path, capsys):
+    """Of 24 steps saved every five: after 15, 20 and 24; validated as it comes out."""
+    model = torch.nn.Linear(3, 1)
+
+    def losses_at(model, step, device, part):
+        return {"itc": model(torch.full((1, 3), math.sin(step))).square().sum()}
+
+    def validate(model, device):
+        return {"sum": float(model.weight.sum())}
+
+    settings = dict(output=str(tmp_path), precision="no", batch_size=4, learning_rate=0.1,
+                    save_every=5, keep=4, average_last=3)  # fmt: skip
+    recipe = Recipe("x", "x", **settings)
+    optimizer = build_optimizer(model, recipe)
+    trained = train(recipe, model, optimizer, 24, losses_at, validate)
+    states = sorted((tmp_path / "checkpoints").iterdir())
+    assert [state.name for state in states] == [f"step-{n:08d}" for n in (10, 15, 20, 24)]
+    weights = [load_file(state / "model.safetensors")["weight"] for state in states[1:]]
+    assert float((weights[0] - weights[2]).abs().max()) > 1e-3
+    torch.testing.assert_close(trained.weight.detach(), torch.stack(weights).mean(0))
+    told = capsys.readouterr().out.splitlines()[-1]
+    assert told == f"the mean of 3 states: sum {float(trained.weight.detach().sum()):.4g}"
+    # A run that has ended ends again, with another number of states.
+    recipe = Recipe("x", "x", **settings | {"average_last": 2})
+    again = train(recipe, torch.nn.Linear(3, 1), optimizer, 24, losses_at)
+    torch.testing.assert_close(again.weight.detach(), torch.stack(weights[1:]).mean(0))
+    with pytest.raises(UserError, match="saves 5 states and average_last is 6"):
+        train(Recipe("x", "x", **settings | {"average_last": 6}), model, optimizer, 24, losses_at)
+    (states[2] / "model.safetensors").write_bytes(b"no")
+    with pytest.raises(UserError, match="step-00000020 is damaged"):
+        train(recipe, model, optimizer, 24, losses_at)
+    shutil.rmtree(states[2]), shutil.rmtree(states[0])
+    with pytest.raises(UserError, match="holds 2 states and average_last is 3"):
+        train(Recipe("x", "x", **settings), model, optimizer, 24, losses_at)
+
+
 def test_a_run_of_another_recipe_is_not_continued(uninterrupted):
     with pytest.raises(UserError, match=r"another recipe \(differs in weight_decay\)"):
         run(str(uninterrupted / "run"), uninterrupted / "other", weight_decay=0.5)

@@ -346,6 +346,7 @@ def test_the_report_of_a_trained_retriever(trained, capsys):
         (stage2, ["preset=tiny", "start="], "has no prompts"),
         (stage2, ["preset=tiny", "prompts=[a]", "objectives=[itc]"], "learned in stage 1"),
         (stage2, ["preset=tiny", "prompts=[a]", "hide_pieces=0.1"], "hidden in stage 1"),
+        (stage1, ["average_last=3"], "average_last needs as many checkpoints; set keep"),
         (stage1, ["hide_pieces=1"], "hide_pieces is 1.0; choose at most 0.9"),
     ],
 )
