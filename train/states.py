@@ -31,7 +31,7 @@ class Checkpoints:
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def save(self, step: int, model: nn.Module, optimizer: Any, scheduler: Any) -> None:
-        """Write the state after ``step`` steps and drop all but the newest ``keep``.
+        """Write the state after ``step`` steps, drop all but the newest ``keep`` and the averaged.
 
         All processes call it, for a sharded model is put together; one of them writes.
 
@@ -73,12 +73,23 @@ class Checkpoints:
                 "room there, and the same command goes on "
                 f"{f'from {before[-1]}' if before else 'from the beginning'}."
             ) from error
-        for old in self.finished()[: -self.recipe.keep]:
-            shutil.rmtree(old)
+        needed = {*self.finished()[-self.recipe.keep :], *self._averaged()}
+        for old in self.finished():
+            if old not in needed:
+                shutil.rmtree(old)
 
     def finished(self) -> list[Path]:
         """Complete states, oldest first."""
         return sorted(path for path in self.folder.glob("step-*") if not path.suffix)
+
+    def _averaged(self) -> list[Path]:
+        """States for the mean: the newest, and those before it that no signal has had saved.
+
+        So a run that was stopped and goes on ends with the mean of one that was not.
+        """
+        states, every = self.finished(), self.recipe.save_every
+        states = [s for s in states if s == states[-1] or int(s.name[len("step-") :]) % every == 0]
+        return states[-self.recipe.average_last :] if self.recipe.average_last else []
 
     def restore(self, model: nn.Module, optimizer: Any, scheduler: Any) -> int:
         """Load the newest state and return its step, 0 where there is none."""
@@ -133,8 +144,7 @@ class Checkpoints:
         UserError
             There are not as many states, or one is damaged.
         """
-        number = self.recipe.average_last
-        states = self.finished()[-number:]
+        number, states = self.recipe.average_last, self._averaged()
         if len(states) < number:
             raise UserError(
                 f"{self.folder} holds {len(states)} states and average_last is {number}; the same "

@@ -49,6 +49,7 @@ def no_match(retriever, images: np.ndarray, photos: list[Path], captions: list[s
     from demo.found import NO_MATCH, Found
     from demo.library import JUDGED
     from index.hits import Hit
+    from index.rerank import match_hits
 
     told: dict[str, list[Found]] = {"captions": [], "absent subjects": []}
     for kind, texts in (("captions", captions), ("absent subjects", ABSENT)):
@@ -56,15 +57,9 @@ def no_match(retriever, images: np.ndarray, photos: list[Path], captions: list[s
             query = retriever.embed_texts([text])[0].numpy()  # [d]
             scores = (images @ query).max(1)  # [P]
             best = np.argsort(-scores)[:JUDGED]
-            matches = retriever.match([photos[i] for i in best], [text] * len(best))
+            hits = [Hit(1, photos[i], float(scores[i]), None, False) for i in best]
             found = Found()
-            found.judge(
-                [
-                    Hit(1, photos[i], float(scores[i]), float(match), False)
-                    for i, match in zip(best, matches, strict=True)
-                ],
-                retriever.temperature,
-            )
+            found.judge(match_hits(retriever, hits, text), retriever.temperature)
             told[kind].append(found)
     print(f"no good match ({len(photos)} photos, {len(captions)} captions, {len(ABSENT)} subjects)")
     for line in sorted({NO_MATCH, *np.arange(8, 25) / 2}):

@@ -128,6 +128,33 @@ def test_the_mean_of_the_last_states(tmp_path, capsys):
         train(Recipe("x", "x", **settings), model, optimizer, 24, losses_at)
 
 
+def test_the_mean_of_a_run_that_was_stopped_is_that_of_one_that_was_not(tmp_path):
+    """What a signal has had saved in between is gone on from, and is no part of the mean."""
+
+    def run_to_the_end(name, stop_at=None):
+        torch.manual_seed(0)
+        model = torch.nn.Linear(3, 1)
+
+        def losses_at(model, step, device, part):
+            if step == stop_at:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return {"itc": model(torch.full((1, 3), math.sin(step))).square().sum()}
+
+        recipe = Recipe("x", "x", output=str(tmp_path / name), precision="no", batch_size=4,
+                        learning_rate=0.1, save_every=5, keep=3, average_last=3)  # fmt: skip
+        return train(recipe, model, build_optimizer(model, recipe), 24, losses_at)
+
+    whole = run_to_the_end("whole")
+    for stop_at in (11, 17, 21):
+        with pytest.raises(UserError, match=f"Stopped after step {stop_at + 1} of 24"):
+            run_to_the_end("stopped", stop_at)
+    assert (tmp_path / "stopped" / "checkpoints" / "step-00000022").is_dir()
+    resumed = run_to_the_end("stopped")
+    torch.testing.assert_close(resumed.weight, whole.weight, rtol=0, atol=0)
+    names = [path.name for path in sorted((tmp_path / "stopped" / "checkpoints").iterdir())]
+    assert names == [f"step-{step:08d}" for step in (15, 20, 22, 24)]
+
+
 def test_a_run_of_another_recipe_is_not_continued(uninterrupted):
     with pytest.raises(UserError, match=r"another recipe \(differs in weight_decay\)"):
         run(str(uninterrupted / "run"), uninterrupted / "other", weight_decay=0.5)
