@@ -90,6 +90,9 @@ class Blip2Config:
     reads_question : bool
         Stage 2: whether the Q-Former reads the question, too, as VQA fine-tuning has it (section
         4.3).
+    describer : str
+        Stage 2: a stage-1 model that writes, by ITG, where a plain description is asked for; "" has
+        the language model write everything, as in the paper.
     """
 
     name: str = "blip2"
@@ -107,6 +110,7 @@ class Blip2Config:
     holds_image_encoder: bool = False
     image_size: int = 0
     reads_question: bool = False
+    describer: str = ""
     qformer: QFormerConfig = field(default_factory=QFormerConfig)
 
     @classmethod

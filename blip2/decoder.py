@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -67,6 +68,19 @@ class FrozenDecoder(FrozenLanguageModel):
             *self.token_ids(answered),
             self.end_token_id,
         ]
+
+    def read_once(self, inputs: dict[str, Tensor], rows: int) -> dict[str, Any]:
+        """See :meth:`FrozenLanguageModel.read_once`: keys and values, repeated when computed."""
+        mask = inputs["attention_mask"]
+        # The last token is left to `generate`: it predicts the first word.
+        cache = self.model.base_model(
+            inputs_embeds=inputs["inputs_embeds"][:, :-1],
+            attention_mask=mask[:, :-1],
+            position_ids=(mask.cumsum(1) - 1).clamp(min=0)[:, :-1],
+            use_cache=True,
+        ).past_key_values
+        cache.batch_repeat_interleave(rows)
+        return {"past_key_values": cache}
 
     def read_tokens(self, num_queries: int, text: str) -> list[int]:
         """Tokens before the photo, -1 for each of its queries, and those of the text."""

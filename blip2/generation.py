@@ -18,6 +18,7 @@ from blip2.language import FrozenLanguageModel
 from blip2.language_models import Placement, build_language_model
 from blip2.processing import clean_text, open_photo
 from blip2.prompts import bare
+from blip2.retrieval import Blip2Retriever
 from blip2.sources import open_source, save_model
 from blip2.tokenization import TextTokenizer
 from blip2.vision import ImageEncoder, build_image_encoder
@@ -44,6 +45,8 @@ class Blip2:
         Where all of them are.
     tokenizer : TextTokenizer, optional
         Of the Q-Former, where it reads questions.
+    describer : Blip2Retriever, optional
+        Writes plain descriptions, by ITG.
     """
 
     def __init__(
@@ -55,10 +58,11 @@ class Blip2:
         language: FrozenLanguageModel,
         device: torch.device,
         tokenizer: TextTokenizer | None = None,
+        describer: Blip2Retriever | None = None,
     ) -> None:
         self.name, self.fingerprint, self.device = name, fingerprint, device
         self.encoder, self.prompt, self.language = encoder, prompt, language
-        self.tokenizer = tokenizer
+        self.tokenizer, self.describer = tokenizer, describer
 
     @classmethod
     def from_pretrained(
@@ -108,7 +112,11 @@ class Blip2:
         config, tokenizer = source.config, None
         if config.reads_question:
             tokenizer = TextTokenizer(source.words, config.max_text_length)
-        return cls(name, source.fingerprint(), encoder, prompt, language, place, tokenizer)
+        describer = None
+        if config.describer:
+            describer = Blip2Retriever.from_pretrained(config.describer, device=device, dtype=dtype)
+        parts = encoder, prompt, language, place, tokenizer, describer
+        return cls(name, source.fingerprint(), *parts)
 
     @classmethod
     def from_parts(
@@ -229,6 +237,10 @@ class Blip2:
             The photo can't be used, or the prompt is too long.
         """
         self._text(prompt)  # refuses what :meth:`generate` refuses
+        if self._plain(prompt):
+            with watch(self.describer.model.qformer) as seen:
+                self.describer.query_states([photo])
+            return photo_maps(seen, self.describer.encoder)[0]
         with watch(self.prompt.qformer) as seen:
             self.visual_prompt([photo], [prompt])
         return photo_maps(seen, self.encoder)[0]
@@ -284,8 +296,10 @@ class Blip2:
             )
         if not photos:
             return []
-        texts = [self._text(prompt) for prompt in prompts]
-        answers = self.language.generate(self.visual_prompt(photos, prompts), texts, options)
+        found: dict[int, str] = {}
+        for rows, writer, visual, texts in self._reading(photos, prompts):
+            found |= zip(rows, writer.generate(visual, texts, options), strict=True)
+        answers = [found[row] for row in range(len(photos))]
         return answers if isinstance(photo, list | tuple) else answers[0]
 
     def candidates(
@@ -304,15 +318,14 @@ class Blip2:
         See :meth:`blip2.language.FrozenLanguageModel.candidates` for the score.
         """
         options = Decoding(**decoding)
-        texts = [self._text(prompt)]
-        visual = self.visual_prompt([photo], [prompt])
-        return self.language.candidates(visual, texts, options, number, stopped)[0]
+        [(_, writer, visual, texts)] = self._reading([photo], [prompt])
+        return writer.candidates(visual, texts, options, number, stopped)[0]
 
     def stream(self, photo: Any, prompt: str = "", **decoding: Any) -> Iterator[str]:
         """Answer a prompt about a photo piece by piece; arguments as :meth:`generate`."""
         options = Decoding(**decoding)
-        text = self._text(prompt)
-        return self.language.stream(self.visual_prompt([photo], [prompt]), text, options)
+        [(_, writer, visual, [text])] = self._reading([photo], [prompt])
+        return writer.stream(visual, text, options)
 
     @property
     def default_prompt(self) -> str:
@@ -324,10 +337,35 @@ class Blip2:
         """How a question is put, with ``{}`` for its words."""
         return self.language.form.question
 
+    def _reading(
+        self, photos: Sequence[Any], prompts: Sequence[str]
+    ) -> list[tuple[list[int], FrozenLanguageModel, Tensor, list[str]]]:
+        """Photos by who writes about them: which, the writer, what it sees and what it is asked."""
+        texts = [self._text(prompt) for prompt in prompts]
+        plain = [row for row, prompt in enumerate(prompts) if self._plain(prompt)]
+        others = sorted({*range(len(prompts))} - {*plain})
+        found = []
+        if plain:
+            seen = self.describer.query_states([photos[row] for row in plain])
+            found.append((plain, self.describer.writer, seen, [""] * len(plain)))
+        if others:
+            seen = self.visual_prompt(
+                [photos[row] for row in others], [prompts[row] for row in others]
+            )
+            found.append((others, self.language, seen, [texts[row] for row in others]))
+        return found
+
+    def _plain(self, prompt: str) -> bool:
+        """Whether a prompt asks for a description and no more, and there is a describer for it."""
+        return self.describer is not None and self._asked(prompt) == self.default_prompt
+
     def _text(self, prompt: str) -> str:
-        """What follows the photo; an empty prompt asks for a caption."""
-        asked = clean_text(prompt, "instruction", default=self.default_prompt)
-        return self.language.prompt(asked)
+        """What follows the photo."""
+        return self.language.prompt(self._asked(prompt))
+
+    def _asked(self, prompt: str) -> str:
+        """What is asked; an empty prompt asks for a caption."""
+        return clean_text(prompt, "instruction", default=self.default_prompt)
 
     def chat(self, photo: Any) -> Chat:
         """Begin a conversation about a photo."""

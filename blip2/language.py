@@ -102,6 +102,18 @@ class FrozenLanguageModel(nn.Module):
         """Padded embeddings ``[B, L, W]`` of photo and text, and their mask."""
         raise NotImplementedError
 
+    def read_once(self, inputs: dict[str, Tensor], rows: int) -> dict[str, Any]:
+        """What spares ``generate`` reading a prompt for each of its ``rows``; none if it can't.
+
+        Parameters
+        ----------
+        inputs : dict
+            From :meth:`inputs`.
+        rows : int
+            Beams, or answers drawn, of each prompt.
+        """
+        return {}
+
     def read_tokens(self, num_queries: int, text: str) -> list[int]:
         """Tokens that a cache of keys and values would hold, in order; none if it can't help."""
         return []
@@ -192,8 +204,12 @@ class FrozenLanguageModel(nn.Module):
         """Run the ``generate`` of transformers, as far as it is the same for all answers."""
         if decoding.seed is not None:
             torch.manual_seed(decoding.seed)
+        inputs = self.inputs(visual, texts)
+        rows = max(decoding.num_beams, more.get("num_return_sequences", 1))
+        if rows > 1:
+            more |= self.read_once(inputs, rows)
         return self.model.generate(
-            **self.inputs(visual, texts),
+            **inputs,
             **decoding.arguments(),
             eos_token_id=self.end_token_id,
             pad_token_id=self.end_token_id,

@@ -10,8 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from blip2.decoding import Decoding
 from blip2.devices import fast_dtype, pick_device, qformer_dtype
 from blip2.errors import UserError
+from blip2.grounded import QFormerWriter, query_states
 from blip2.processing import open_photo
 from blip2.qformer import ImageStates
 from blip2.representation import Representation
@@ -92,6 +94,7 @@ class Blip2Retriever:
         self.temperature = float(model.temperature.detach())
         self.match_temperature = model.config.match_temperature
         self.match_dtype = match_dtype
+        self._writer: QFormerWriter | None = None
 
     @classmethod
     def from_pretrained(
@@ -255,6 +258,68 @@ class Blip2Retriever:
     def embed_pixels(self, pixels: Tensor) -> Tensor:  # [B, 3, S, S] -> [B, Q, d]
         """Embeddings of normalised photos, unit length, fp32 on the CPU."""
         return self.embed_states(self.image_states(pixels))
+
+    @property
+    def writer(self) -> QFormerWriter:
+        """What writes captions by ITG.
+
+        Raises
+        ------
+        UserError
+            The checkpoint has no head of ITG, as published ones of Hugging Face's layout.
+        """
+        if not self.model.config.lm_head:
+            raise UserError(
+                f"{self.name} has no head of ITG, so it can't write; take a checkpoint of stage 1 "
+                "in the own layout, or one of LAVIS."
+            )
+        if self._writer is None:
+            self._writer = QFormerWriter(self.model, self.tokenizer)
+        return self._writer
+
+    @torch.inference_mode()
+    def query_states(self, photos: Sequence[Any]) -> Tensor:
+        """What :attr:`writer` sees of photos: the queries' keys and values in every layer.
+
+        Parameters
+        ----------
+        photos : sequence
+            ``B``, each everything that :func:`blip2.processing.open_photo` takes.
+
+        Returns
+        -------
+        Tensor
+            ``[B, L, 2, heads, Q, head_dim]``
+        """
+        states = self.image_states(torch.stack([self.preprocess(photo) for photo in photos]))
+        return query_states(self.model.qformer.encode_image(states).query_cache)
+
+    def caption(self, photo: Any, **decoding: Any) -> Any:
+        """Say what a photo shows, by the Q-Former itself (ITG).
+
+        Parameters
+        ----------
+        photo
+            One photo, or a list of them.
+        **decoding
+            See :class:`blip2.decoding.Decoding`.
+
+        Returns
+        -------
+        str or list of str
+            A list for a list.
+
+        Raises
+        ------
+        UserError
+            A photo can't be used, an option is out of range, or there is no head of ITG.
+        """
+        photos = list(photo) if isinstance(photo, list | tuple) else [photo]
+        options, writer = Decoding(**decoding), self.writer
+        if not photos:
+            return []
+        captions = writer.generate(self.query_states(photos), [""] * len(photos), options)
+        return captions if isinstance(photo, list | tuple) else captions[0]
 
     def embed_images(self, photos: Sequence[Any], batch_size: int = 32) -> Tensor:
         """Embed photos for search.

@@ -44,17 +44,21 @@ class TextTokenizer:
     @property
     def pad_token_id(self) -> int:
         """The id of ``[PAD]``."""
-        return self._tokenizer.token_to_id("[PAD]")
+        return self.piece_id("[PAD]")
 
     @property
     def sep_token_id(self) -> int:
         """The id of ``[SEP]``, which ends a text."""
-        return self._tokenizer.token_to_id("[SEP]")
+        return self.piece_id("[SEP]")
 
     @property
     def mask_token_id(self) -> int | None:
         """The id of ``[MASK]``, behind which training hides pieces; None where there is none."""
-        return self._tokenizer.token_to_id("[MASK]")
+        return self.piece_id("[MASK]")
+
+    def piece_id(self, piece: str) -> int | None:
+        """The id of a word piece, None where there is none."""
+        return self._tokenizer.token_to_id(piece)
 
     def __call__(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Encode texts.

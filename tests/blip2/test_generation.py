@@ -198,3 +198,27 @@ def test_options_out_of_range_are_one_sentence(options):
     name = next(iter(options))
     with pytest.raises(UserError, match=f"option {name} is .*; choose a value from"):
         Decoding(**options)
+
+
+@pytest.mark.parametrize("how", [{"num_beams": 3}, {"do_sample": True, "seed": 5}])
+def test_a_prompt_is_read_once_for_all_its_beams(how):
+    """Against transformers' own way, which reads it for each of them."""
+    model = stage2().eval()
+    language, decoding = model.language, Decoding(max_new_tokens=6, **how)
+    with torch.no_grad():
+        visual = model.prompt(features(3))
+    texts = [language.prompt(text) for text in ("what is this", "a dog", "describe this photo ?")]
+    torch.manual_seed(5)
+    plain = language.model.generate(
+        **language.inputs(visual, texts), **decoding.arguments(), num_return_sequences=3,
+        eos_token_id=1, pad_token_id=1,
+    )  # fmt: skip
+    read = []
+    language.model.base_model.layers[0].register_forward_pre_hook(
+        lambda _, inputs: read.append(inputs[0].shape[:2])
+    )
+    said = language.samples(visual, texts, decoding, 3)
+    expected = language.tokenizer.batch_decode(plain, skip_special_tokens=True)
+    assert [text for texts in said for text in texts] == [text.strip() for text in expected]
+    assert read[0][0] == 3 and read[0][1] > 10  # photos, and all of a prompt but its last token
+    assert {tuple(shape) for shape in read[1:]} == {(9, 1)}

@@ -1,0 +1,141 @@
+"""Image-grounded text generation at inference: the Q-Former writes by itself (section 3.2, ITG).
+
+In stage 1 the Q-Former's text branch learns to write captions while it sees the queries of every
+layer. That is a small language model of its own: it knows nothing but captions, and reads a photo
+more closely than a frozen language model reads a visual prompt.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from blip2.decoding import Decoding
+from blip2.language import FrozenLanguageModel
+from blip2.memory import Memory
+from blip2.prompts import PromptForm
+from blip2.qformer import KeyValue
+from blip2.representation import Representation
+from blip2.tokenization import TextTokenizer
+
+
+class QFormerWriter(FrozenLanguageModel):
+    """The text branch of stage 1, behind the interface of language models.
+
+    What the others call the visual prompt is here what the queries offer to text, see
+    :func:`query_states`; there is nothing to ask.
+
+    Parameters
+    ----------
+    representation : Representation
+        With the head of ITG.
+    tokenizer : TextTokenizer
+        Its word pieces.
+    """
+
+    def __init__(self, representation: Representation, tokenizer: TextTokenizer) -> None:
+        super().__init__(
+            _for_transformers(representation), Sentences(tokenizer), PromptForm(), "[SEP]"
+        )
+        self.start_token_id = representation.dec_token_id
+
+    def inputs(self, visual: Tensor, texts: Sequence[str]) -> dict[str, Tensor]:
+        """``[DEC]``, which opens every caption, and what the queries offer to it."""
+        start = torch.full((len(visual), 1), self.start_token_id, device=visual.device)
+        there = torch.ones_like(start)
+        return {"input_ids": start, "attention_mask": there, "query_states": visual}
+
+    def stream(
+        self, visual: Tensor, text: str, decoding: Decoding, memory: Memory | None = None
+    ) -> Iterator[str]:
+        """A caption word by word; all of it takes the time of a few words of a larger model."""
+        yield from re.findall(r"\s*\S+", self.generate(visual, [text], decoding)[0])
+
+
+def query_states(cache: Sequence[KeyValue]) -> Tensor:
+    """Keys and values of the queries of all layers as one tensor.
+
+    Parameters
+    ----------
+    cache : sequence of KeyValue
+        One for each of ``L`` layers, from :meth:`blip2.qformer.QFormer.encode_image`.
+
+    Returns
+    -------
+    Tensor
+        ``[B, L, 2, heads, Q, head_dim]``
+    """
+    return torch.stack([torch.stack(list(own), dim=1) for own in cache], dim=1)
+
+
+class Sentences:
+    """Word pieces back to sentences as people write them, as far as lower case tells.
+
+    Parameters
+    ----------
+    tokenizer : TextTokenizer
+        Of the pieces.
+    """
+
+    def __init__(self, tokenizer: TextTokenizer) -> None:
+        self._tokenizer = tokenizer
+        self.added_tokens_decoder: dict[int, Any] = {}  # nobody types special pieces here
+
+    def __call__(self, text: str, **_: Any) -> dict[str, list[int]]:
+        """The id of one piece."""
+        return {"input_ids": [self._tokenizer.piece_id(text)]}
+
+    def batch_decode(self, ids: Tensor, skip_special_tokens: bool = True) -> list[str]:
+        """Sentences of ``[B, T]`` pieces, the first of which is ``[DEC]``."""
+        return [_sentence(text) for text in self._tokenizer.decode(ids[:, 1:])]
+
+
+def _sentence(text: str) -> str:
+    text = re.sub(r"(?<=\w) ([-'’]) (?=\w)", r"\1", text)  # t - shirt, man ' s
+    return text[:1].upper() + text[1:]
+
+
+def _for_transformers(representation: Representation) -> nn.Module:
+    """The text branch as a model whose ``generate`` is that of transformers."""
+    from transformers import GenerationMixin, PreTrainedConfig, PreTrainedModel
+    from transformers.modeling_outputs import CausalLMOutput
+
+    qformer = representation.qformer
+
+    class TextBranch(PreTrainedModel, GenerationMixin):
+        config_class = PreTrainedConfig
+
+        def __init__(self) -> None:
+            positions = qformer.config.max_positions
+            config = PreTrainedConfig(
+                vocab_size=qformer.config.vocab_size,
+                hidden_size=qformer.config.hidden_size,
+                num_hidden_layers=qformer.config.num_layers,
+                max_position_embeddings=positions,
+                use_cache=False,
+            )
+            super().__init__(config)
+            self.representation = representation
+
+        def get_input_embeddings(self) -> nn.Module:
+            return qformer.word_embeddings
+
+        def get_output_embeddings(self) -> nn.Module:
+            return self.representation.lm_transform
+
+        def prepare_inputs_for_generation(
+            self, input_ids: Tensor, query_states: Tensor, attention_mask: Tensor, **_: Any
+        ) -> dict[str, Any]:
+            return {"input_ids": input_ids, "query_states": query_states}
+
+        def forward(self, input_ids: Tensor, query_states: Tensor, **_: Any) -> Any:
+            # Captions are short: to read them again for each word costs less than to keep them.
+            cache = [KeyValue(own[:, 0], own[:, 1]) for own in query_states.unbind(1)]
+            text = qformer.decode(input_ids, torch.ones_like(input_ids), cache)  # [B, T, D]
+            return CausalLMOutput(logits=self.representation.lm_logits(text[:, -1:]))
+
+    return TextBranch()

@@ -1,0 +1,148 @@
+"""The Q-Former writing by itself: against the plain loop, and who writes what."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from PIL import Image
+
+from blip2.attention import photo_maps, watch
+from blip2.decoding import Decoding
+from blip2.errors import UserError
+from blip2.generation import Blip2
+from blip2.grounded import QFormerWriter, Sentences, query_states
+from blip2.representation import Representation
+from blip2.retrieval import Blip2Retriever
+from blip2.tokenization import TextTokenizer
+from blip2.visual_prompt import VisualPrompt
+from tests.tiny import STAGE1, STAGE2, Cells, features, language_model, text_tokenizer
+
+CPU = torch.device("cpu")
+COLOURS = ["red", "green", "blue", "white"]
+
+
+@pytest.fixture
+def tokenizer(tmp_path) -> TextTokenizer:
+    text_tokenizer().save(str(tmp_path / "tokenizer.json"))
+    return TextTokenizer(tmp_path, 16)
+
+
+def representation(seed: int = 1) -> Representation:
+    """Random, and alive enough to write other words about other photos."""
+    torch.manual_seed(seed)
+    model = Representation(STAGE1).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "cross_attention" in name or "lm_transform" in name:
+                parameter.mul_(3)
+        model.lm_bias[[0, 1, 3, 4, model.dec_token_id]] = -100.0  # pieces that no text shows
+        model.lm_bias[2] += 1  # [SEP], so that captions end
+    return model
+
+
+def retriever(tokenizer, **settings) -> Blip2Retriever:
+    model = representation()
+    model.config = replace(model.config, **settings)
+    return Blip2Retriever("tiny-itm", "", Cells().freeze(), model, tokenizer, CPU, torch.float32)
+
+
+def photos() -> list[Image.Image]:
+    return [Image.new("RGB", (24, 24), colour) for colour in COLOURS]
+
+
+def seen(model: Representation, batch: int = 6):
+    states = model.image_states(features(batch))
+    return states, query_states(model.qformer.encode_image(states).query_cache)
+
+
+def test_greedy_captions_are_those_of_the_plain_loop(tokenizer):
+    model = representation()
+    with torch.no_grad():
+        states, cache = seen(model)
+        plain = tokenizer.decode(model.caption(states, tokenizer.sep_token_id, max_length=9))
+    greedy = Decoding(max_new_tokens=9, min_new_tokens=0)
+    said = QFormerWriter(model, tokenizer).generate(cache, [""] * 6, greedy)
+    assert [text.lower() for text in said] == plain
+    assert len(set(said)) > 2
+
+
+def test_beams_are_scored_by_what_the_text_branch_gives_each_piece(tokenizer):
+    model = representation()
+    states, cache = seen(model)
+    writer = QFormerWriter(model, tokenizer)
+    beams = Decoding(num_beams=4, max_new_tokens=9, length_penalty=0.0)
+    found = writer.candidates(cache, [""] * 6, beams, 4)
+    greedy = writer.generate(cache, [""] * 6, Decoding(max_new_tokens=9))
+    checked = better = 0
+    for row in range(6):
+        own = states.select(torch.tensor([row]))
+
+        def likelihood(text, own=own):
+            ids, mask = tokenizer([text.lower()])
+            ids[:, 0] = model.dec_token_id
+            with torch.no_grad():
+                kept = model.qformer.encode_image(own).query_cache
+                logits = model.lm_logits(model.qformer.decode(ids, mask, kept)).log_softmax(-1)
+            return float(logits[0, :-1].gather(1, ids[0, 1:, None]).sum())
+
+        ended = [(text, score) for text, score in found[row] if len(text.split()) < 9]
+        checked += len(ended)
+        for text, score in ended:
+            assert score == pytest.approx(likelihood(text), abs=1e-4)
+        if len(greedy[row].split()) < 9:
+            assert found[row][0][1] >= likelihood(greedy[row]) - 1e-4
+            better += found[row][0][0] != greedy[row]
+    assert checked > 8 and better  # or beams would prove nothing
+
+
+def test_plain_descriptions_come_from_the_describer_and_the_rest_does_not(tokenizer):
+    torch.manual_seed(0)
+    parts = Cells().freeze(), VisualPrompt(STAGE2).eval(), language_model(), CPU
+    alone, describer = Blip2("tiny", "", *parts), retriever(tokenizer)
+    model = Blip2("tiny", "", *parts, describer=describer)
+    short = {"max_new_tokens": 8}
+    described = describer.caption(photos(), **short)
+    assert len(set(described)) > 1
+    asked = ["", "what is this ?", model.default_prompt, "a dog"]
+    answers = alone.generate(photos(), asked, **short)
+    assert model.generate(photos(), asked, **short) == [
+        described[0], answers[1], described[2], answers[3],
+    ]  # fmt: skip
+    assert answers[0] != described[0] and answers[2] != described[2]
+    first = photos()[0]
+    assert "".join(model.stream(first, **short)) == model.caption(first, **short) == described[0]
+    assert "".join(model.stream(first, "a dog", **short)) == alone.generate(first, "a dog", **short)
+    best = model.candidates(first, number=2, num_beams=3, **short)
+    assert best == describer.writer.candidates(
+        describer.query_states([first]), [""], Decoding(num_beams=3, **short), 2
+    )[0]  # fmt: skip
+
+
+def test_heat_maps_are_of_who_writes(tokenizer):
+    torch.manual_seed(0)
+    prompt, describer = VisualPrompt(STAGE2).eval(), retriever(tokenizer)
+    model = Blip2("tiny", "", Cells().freeze(), prompt, language_model(), CPU, None, describer)
+    split = Image.new("RGB", (24, 24), "red")
+    split.paste("blue", (0, 0, 8, 8))
+    with watch(describer.model.qformer) as looked:
+        describer.query_states([split])
+    assert torch.equal(model.attention(split), photo_maps(looked, describer.encoder)[0])
+    assert not torch.allclose(model.attention(split), model.attention(split, "a dog"), atol=1e-4)
+
+
+def test_without_the_head_of_itg_nothing_is_written(tokenizer):
+    with pytest.raises(UserError, match="tiny-itm has no head of ITG, so it can't write"):
+        retriever(tokenizer, lm_head=False).caption(photos()[0])
+    assert retriever(tokenizer).caption([]) == []
+
+
+def test_pieces_become_words_as_people_write_them(tmp_path):
+    from tokenizers import Tokenizer, models
+
+    words = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]", "a", "man", "'", "s", "t", "-", "shirt"]
+    pieces = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, "[UNK]"))
+    pieces.add_special_tokens(words[:5])
+    pieces.save(str(tmp_path / "tokenizer.json"))
+    said = ["a", "man", "'", "s", "t", "-", "shirt", "[SEP]", "[PAD]"]
+    ids = torch.tensor([[len(words), *map(words.index, said)]])  # [DEC] is the last of all
+    assert Sentences(TextTokenizer(tmp_path, 16)).batch_decode(ids) == ["A man's t-shirt"]
