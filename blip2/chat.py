@@ -40,6 +40,8 @@ class Chat:
         self.forgotten = 0
         self._visual = model.visual_prompt([photo])  # [1, Q, W]
         self._memory = Memory()
+        self._states = model.grounding.states_of([photo]) if model.grounding else None
+        self._opening = [turn for turns in model.opening(self._states) for turn in turns]
 
     def ask(self, question: str, **decoding: Any) -> str:
         """Answer a question, mindful of the turns before it.
@@ -56,9 +58,9 @@ class Chat:
         UserError
             The question is empty or too long, or an option is out of range.
         """
-        question, prompt, options = self._asked(question, decoding)
+        question, writer, seen, prompt, options = self._asked(question, decoding)
         # Not through `stream`, whose thread costs as much as a few words.
-        answer = self.model.language.generate(self._visual, [prompt], options, self._memory)[0]
+        answer = writer.generate(seen, [prompt], options, self._memory)[0]
         self.turns.append((question, answer))
         return answer
 
@@ -69,19 +71,25 @@ class Chat:
         """
         return self._answer(*self._asked(question, decoding))
 
-    def _asked(self, question: str, decoding: dict[str, Any]) -> tuple[str, str, Decoding]:
-        """The question as it is kept, its prompt, and how the answer is decoded."""
+    def _asked(
+        self, question: str, decoding: dict[str, Any]
+    ) -> tuple[str, Any, Any, str, Decoding]:
+        """The question as it is kept, who answers, what it sees, its prompt, and the decoding."""
         options = Decoding(**decoding)
         question = clean_text(question, "question")
+        if witness := self.model.witness(question):
+            return question, witness[0], self._states, witness[1], options
         if self.model.reads_question:  # other eyes for each question
             self._visual = self.model.visual_prompt([self._photo], [question])
             self._memory = Memory()
-        return question, self._prompt(question, options), options
+        prompt = self._prompt(question, options)
+        return question, self.model.language, self._visual, prompt, options
 
-    def _answer(self, question: str, prompt: str, options: Decoding) -> Iterator[str]:
+    def _answer(
+        self, question: str, writer: Any, seen: Any, prompt: str, options: Decoding
+    ) -> Iterator[str]:
         pieces = []
-        language = self.model.language
-        for piece in language.stream(self._visual, prompt, options, self._memory):
+        for piece in writer.stream(seen, prompt, options, self._memory):
             pieces.append(piece)
             yield piece
         self.turns.append((question, "".join(pieces)))
@@ -92,7 +100,7 @@ class Chat:
         room = language.context - self._visual.shape[1] - options.max_new_tokens - 8
         turns = [(language.question(asked), answered) for asked, answered in self.turns]
         for first in range(len(turns) + 1):
-            text = language.prompt(language.question(question), turns[first:])
+            text = language.prompt(language.question(question), [*self._opening, *turns[first:]])
             if len(language.token_ids(text)) <= room:
                 break
         self.forgotten = first

@@ -14,10 +14,13 @@ from blip2.attention import photo_maps, watch
 from blip2.decoding import Decoding
 from blip2.devices import fast_dtype, pick_device, qformer_dtype
 from blip2.errors import UserError
+from blip2.grounded import QFormerWriter
 from blip2.language import FrozenLanguageModel
 from blip2.language_models import Placement, build_language_model
+from blip2.presence import PresenceJudge, thing_asked_for
 from blip2.processing import clean_text, open_photo
-from blip2.prompts import bare
+from blip2.prompts import Turns, bare
+from blip2.qformer import ImageStates
 from blip2.retrieval import Blip2Retriever
 from blip2.sources import open_source, save_model
 from blip2.tokenization import TextTokenizer
@@ -45,8 +48,8 @@ class Blip2:
         Where all of them are.
     tokenizer : TextTokenizer, optional
         Of the Q-Former, where it reads questions.
-    describer : Blip2Retriever, optional
-        Writes plain descriptions, by ITG.
+    grounding : Blip2Retriever, optional
+        Describes photos (ITG) and says whether something is there (ITM).
     """
 
     def __init__(
@@ -58,11 +61,11 @@ class Blip2:
         language: FrozenLanguageModel,
         device: torch.device,
         tokenizer: TextTokenizer | None = None,
-        describer: Blip2Retriever | None = None,
+        grounding: Blip2Retriever | None = None,
     ) -> None:
         self.name, self.fingerprint, self.device = name, fingerprint, device
         self.encoder, self.prompt, self.language = encoder, prompt, language
-        self.tokenizer, self.describer = tokenizer, describer
+        self.tokenizer, self.grounding = tokenizer, grounding
 
     @classmethod
     def from_pretrained(
@@ -112,10 +115,10 @@ class Blip2:
         config, tokenizer = source.config, None
         if config.reads_question:
             tokenizer = TextTokenizer(source.words, config.max_text_length)
-        describer = None
-        if config.describer:
-            describer = Blip2Retriever.from_pretrained(config.describer, device=device, dtype=dtype)
-        parts = encoder, prompt, language, place, tokenizer, describer
+        grounding = None
+        if config.grounding:
+            grounding = Blip2Retriever.from_pretrained(config.grounding, device=device, dtype=dtype)
+        parts = encoder, prompt, language, place, tokenizer, grounding
         return cls(name, source.fingerprint(), *parts)
 
     @classmethod
@@ -236,11 +239,11 @@ class Blip2:
         UserError
             The photo can't be used, or the prompt is too long.
         """
-        self._text(prompt)  # refuses what :meth:`generate` refuses
-        if self._plain(prompt):
-            with watch(self.describer.model.qformer) as seen:
-                self.describer.query_states([photo])
-            return photo_maps(seen, self.describer.encoder)[0]
+        asked = self._asked(prompt)  # refuses what :meth:`generate` refuses
+        if self.witness(asked):
+            with watch(self.grounding.model.qformer) as seen:
+                self.grounding.embed_states(self.grounding.states_of([photo]))
+            return photo_maps(seen, self.grounding.encoder)[0]
         with watch(self.prompt.qformer) as seen:
             self.visual_prompt([photo], [prompt])
         return photo_maps(seen, self.encoder)[0]
@@ -337,31 +340,59 @@ class Blip2:
         """How a question is put, with ``{}`` for its words."""
         return self.language.form.question
 
+    def witness(self, asked: str) -> tuple[QFormerWriter | PresenceJudge, str] | None:
+        """Who of stage 1 answers in the language model's place, and about what.
+
+        Parameters
+        ----------
+        asked : str
+            A question or an instruction.
+
+        Returns
+        -------
+        tuple or None
+            The writer for a plain description, the judge with a thing for a question whether it is
+            there; None for everything else, or without :attr:`grounding`.
+        """
+        if self.grounding is None:
+            return None
+        if asked == self.default_prompt:
+            return self.grounding.writer, ""
+        thing = thing_asked_for(asked)
+        return (self.grounding.judge, thing) if thing else None
+
+    def opening(self, states: ImageStates | None) -> list[Turns]:
+        """Turns before what the language model is asked about photos: their descriptions.
+
+        Parameters
+        ----------
+        states : ImageStates or None
+            Of ``B`` photos, from :attr:`grounding`; None without one.
+        """
+        if states is None:
+            return []
+        said = self.grounding.writer.generate(states, [""] * len(states), Decoding())
+        return [[(self.default_prompt, text)] for text in said]
+
     def _reading(
         self, photos: Sequence[Any], prompts: Sequence[str]
-    ) -> list[tuple[list[int], FrozenLanguageModel, Tensor, list[str]]]:
-        """Photos by who writes about them: which, the writer, what it sees and what it is asked."""
-        texts = [self._text(prompt) for prompt in prompts]
-        plain = [row for row, prompt in enumerate(prompts) if self._plain(prompt)]
-        others = sorted({*range(len(prompts))} - {*plain})
+    ) -> list[tuple[list[int], Any, Any, list[str]]]:
+        """Photos by who answers: which, the writer, what it sees of them and what it is asked."""
+        asked = [self._asked(prompt) for prompt in prompts]
+        states = self.grounding.states_of(photos) if self.grounding else None
+        witnesses = [self.witness(text) for text in asked]
         found = []
-        if plain:
-            seen = self.describer.query_states([photos[row] for row in plain])
-            found.append((plain, self.describer.writer, seen, [""] * len(plain)))
-        if others:
-            seen = self.visual_prompt(
-                [photos[row] for row in others], [prompts[row] for row in others]
-            )
-            found.append((others, self.language, seen, [texts[row] for row in others]))
+        for who in dict.fromkeys(one[0] for one in witnesses if one):
+            rows = [row for row, one in enumerate(witnesses) if one and one[0] is who]
+            seen = states.select(torch.tensor(rows, device=self.device))
+            found.append((rows, who, seen, [witnesses[row][1] for row in rows]))
+        if rows := [row for row, one in enumerate(witnesses) if one is None]:
+            own = states.select(torch.tensor(rows, device=self.device)) if states else None
+            before = self.opening(own) or [()] * len(rows)
+            texts = [self.language.prompt(asked[r], b) for r, b in zip(rows, before, strict=True)]
+            seen = self.visual_prompt([photos[r] for r in rows], [asked[r] for r in rows])
+            found.append((rows, self.language, seen, texts))
         return found
-
-    def _plain(self, prompt: str) -> bool:
-        """Whether a prompt asks for a description and no more, and there is a describer for it."""
-        return self.describer is not None and self._asked(prompt) == self.default_prompt
-
-    def _text(self, prompt: str) -> str:
-        """What follows the photo."""
-        return self.language.prompt(self._asked(prompt))
 
     def _asked(self, prompt: str) -> str:
         """What is asked; an empty prompt asks for a caption."""

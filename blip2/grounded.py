@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from blip2.decoding import Decoding
 from blip2.language import FrozenLanguageModel
 from blip2.memory import Memory
 from blip2.prompts import PromptForm
-from blip2.qformer import KeyValue
+from blip2.qformer import ImageStates, KeyValue
 from blip2.representation import Representation
 from blip2.tokenization import TextTokenizer
 
@@ -26,8 +27,8 @@ from blip2.tokenization import TextTokenizer
 class QFormerWriter(FrozenLanguageModel):
     """The text branch of stage 1, behind the interface of language models.
 
-    What the others call the visual prompt is here what the queries offer to text, see
-    :func:`query_states`; there is nothing to ask.
+    In the place of a visual prompt it takes :class:`~blip2.qformer.ImageStates`; there is nothing
+    to ask it.
 
     Parameters
     ----------
@@ -41,16 +42,40 @@ class QFormerWriter(FrozenLanguageModel):
         super().__init__(
             _for_transformers(representation), Sentences(tokenizer), PromptForm(), "[SEP]"
         )
-        self.start_token_id = representation.dec_token_id
+        self._representation = [representation]  # in a list: no second name for its weights
 
-    def inputs(self, visual: Tensor, texts: Sequence[str]) -> dict[str, Tensor]:
+    def inputs(self, visual: ImageStates, texts: Sequence[str]) -> dict[str, Tensor]:
         """``[DEC]``, which opens every caption, and what the queries offer to it."""
-        start = torch.full((len(visual), 1), self.start_token_id, device=visual.device)
-        there = torch.ones_like(start)
-        return {"input_ids": start, "attention_mask": there, "query_states": visual}
+        model = self._representation[0]
+        seen = query_states(model.qformer.encode_image(visual).query_cache)
+        start = torch.full((len(visual), 1), model.dec_token_id, device=seen.device)
+        return {
+            "input_ids": start,
+            "attention_mask": torch.ones_like(start),
+            "query_states": seen,
+        }
+
+    def generate(
+        self,
+        visual: ImageStates,
+        texts: Sequence[str],
+        decoding: Decoding,
+        memory: Memory | None = None,
+        **watching: Any,
+    ) -> list[str]:
+        """See :meth:`FrozenLanguageModel.generate`; nothing is kept for the next time."""
+        return super().generate(visual, texts, decoding, **watching)
+
+    def _decode(
+        self, visual: ImageStates, texts: Sequence[str], decoding: Decoding, **more: Any
+    ) -> Any:
+        most = min(decoding.max_new_tokens, self.context)  # there are no more positions
+        least = min(decoding.min_new_tokens, most)
+        decoding = replace(decoding, max_new_tokens=most, min_new_tokens=least)
+        return super()._decode(visual, texts, decoding, **more)
 
     def stream(
-        self, visual: Tensor, text: str, decoding: Decoding, memory: Memory | None = None
+        self, visual: ImageStates, text: str, decoding: Decoding, memory: Memory | None = None
     ) -> Iterator[str]:
         """A caption word by word; all of it takes the time of a few words of a larger model."""
         yield from re.findall(r"\s*\S+", self.generate(visual, [text], decoding)[0])

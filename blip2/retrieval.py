@@ -13,7 +13,8 @@ from torch import Tensor
 from blip2.decoding import Decoding
 from blip2.devices import fast_dtype, pick_device, qformer_dtype
 from blip2.errors import UserError
-from blip2.grounded import QFormerWriter, query_states
+from blip2.grounded import QFormerWriter
+from blip2.presence import PresenceJudge
 from blip2.processing import open_photo
 from blip2.qformer import ImageStates
 from blip2.representation import Representation
@@ -95,6 +96,7 @@ class Blip2Retriever:
         self.match_temperature = model.config.match_temperature
         self.match_dtype = match_dtype
         self._writer: QFormerWriter | None = None
+        self._judge = PresenceJudge(self.match_states, model.config.match_threshold)
 
     @classmethod
     def from_pretrained(
@@ -277,22 +279,21 @@ class Blip2Retriever:
             self._writer = QFormerWriter(self.model, self.tokenizer)
         return self._writer
 
+    @property
+    def judge(self) -> PresenceJudge:
+        """What says, by ITM, whether something is there."""
+        return self._judge
+
     @torch.inference_mode()
-    def query_states(self, photos: Sequence[Any]) -> Tensor:
-        """What :attr:`writer` sees of photos: the queries' keys and values in every layer.
+    def states_of(self, photos: Sequence[Any]) -> ImageStates:
+        """What of ``B`` photos :attr:`writer` and :attr:`judge` look at.
 
         Parameters
         ----------
         photos : sequence
-            ``B``, each everything that :func:`blip2.processing.open_photo` takes.
-
-        Returns
-        -------
-        Tensor
-            ``[B, L, 2, heads, Q, head_dim]``
+            Each everything that :func:`blip2.processing.open_photo` takes.
         """
-        states = self.image_states(torch.stack([self.preprocess(photo) for photo in photos]))
-        return query_states(self.model.qformer.encode_image(states).query_cache)
+        return self.image_states(torch.stack([self.preprocess(photo) for photo in photos]))
 
     def caption(self, photo: Any, **decoding: Any) -> Any:
         """Say what a photo shows, by the Q-Former itself (ITG).
@@ -318,7 +319,7 @@ class Blip2Retriever:
         options, writer = Decoding(**decoding), self.writer
         if not photos:
             return []
-        captions = writer.generate(self.query_states(photos), [""] * len(photos), options)
+        captions = writer.generate(self.states_of(photos), [""] * len(photos), options)
         return captions if isinstance(photo, list | tuple) else captions[0]
 
     def embed_images(self, photos: Sequence[Any], batch_size: int = 32) -> Tensor:

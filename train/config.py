@@ -272,8 +272,8 @@ def model_config(preset: str, stage: int, query_tokens: int = 0) -> Blip2Config:
     from blip2.checkpoints import read_stage
 
     if preset not in PRESETS and (Path(preset) / "config.json").is_file():
-        # What is trained is to describe by itself.
-        config = replace(read_stage(Path(preset), stage), describer="")
+        # What is trained is to describe and to answer by itself.
+        config = replace(read_stage(Path(preset), stage), grounding="")
     elif preset in PRESETS and PRESETS[preset].stage == stage:
         config = PRESETS[preset]
     else:

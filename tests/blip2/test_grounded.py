@@ -10,7 +10,8 @@ from blip2.attention import photo_maps, watch
 from blip2.decoding import Decoding
 from blip2.errors import UserError
 from blip2.generation import Blip2
-from blip2.grounded import QFormerWriter, Sentences, query_states
+from blip2.grounded import QFormerWriter, Sentences
+from blip2.qformer import ImageStates
 from blip2.representation import Representation
 from blip2.retrieval import Blip2Retriever
 from blip2.tokenization import TextTokenizer
@@ -50,29 +51,28 @@ def photos() -> list[Image.Image]:
     return [Image.new("RGB", (24, 24), colour) for colour in COLOURS]
 
 
-def seen(model: Representation, batch: int = 6):
-    states = model.image_states(features(batch))
-    return states, query_states(model.qformer.encode_image(states).query_cache)
+def seen(model: Representation, batch: int = 6) -> ImageStates:
+    return model.image_states(features(batch))
 
 
 def test_greedy_captions_are_those_of_the_plain_loop(tokenizer):
     model = representation()
     with torch.no_grad():
-        states, cache = seen(model)
+        states = seen(model)
         plain = tokenizer.decode(model.caption(states, tokenizer.sep_token_id, max_length=9))
     greedy = Decoding(max_new_tokens=9, min_new_tokens=0)
-    said = QFormerWriter(model, tokenizer).generate(cache, [""] * 6, greedy)
+    said = QFormerWriter(model, tokenizer).generate(states, [""] * 6, greedy)
     assert [text.lower() for text in said] == plain
     assert len(set(said)) > 2
 
 
 def test_beams_are_scored_by_what_the_text_branch_gives_each_piece(tokenizer):
     model = representation()
-    states, cache = seen(model)
+    states = seen(model)
     writer = QFormerWriter(model, tokenizer)
     beams = Decoding(num_beams=4, max_new_tokens=9, length_penalty=0.0)
-    found = writer.candidates(cache, [""] * 6, beams, 4)
-    greedy = writer.generate(cache, [""] * 6, Decoding(max_new_tokens=9))
+    found = writer.candidates(states, [""] * 6, beams, 4)
+    greedy = writer.generate(states, [""] * 6, Decoding(max_new_tokens=9))
     checked = better = 0
     for row in range(6):
         own = states.select(torch.tensor([row]))
@@ -95,38 +95,69 @@ def test_beams_are_scored_by_what_the_text_branch_gives_each_piece(tokenizer):
     assert checked > 8 and better  # or beams would prove nothing
 
 
-def test_plain_descriptions_come_from_the_describer_and_the_rest_does_not(tokenizer):
+def blip2(grounding=None) -> Blip2:
     torch.manual_seed(0)
     parts = Cells().freeze(), VisualPrompt(STAGE2).eval(), language_model(), CPU
-    alone, describer = Blip2("tiny", "", *parts), retriever(tokenizer)
-    model = Blip2("tiny", "", *parts, describer=describer)
-    short = {"max_new_tokens": 8}
-    described = describer.caption(photos(), **short)
+    return Blip2("tiny", "", *parts, grounding=grounding)
+
+
+def test_each_part_answers_what_it_was_trained_for(tokenizer):
+    stage1 = retriever(tokenizer)
+    model, alone, short = blip2(stage1), blip2(), {"max_new_tokens": 8}
+    described = stage1.caption(photos(), **short)
     assert len(set(described)) > 1
-    asked = ["", "what is this ?", model.default_prompt, "a dog"]
-    answers = alone.generate(photos(), asked, **short)
-    assert model.generate(photos(), asked, **short) == [
-        described[0], answers[1], described[2], answers[3],
+    match = stage1.match(photos(), ["a dog"] * 4)
+    stage1.judge.threshold = float(match.sort().values[1:3].mean())  # two are above it
+    said = model.generate(photos(), ["", "is there a dog ?", "what is this ?", "a dog"], **short)
+    assert said[0] == described[0] != alone.generate(photos()[0], **short)
+    assert said[1] == ("yes" if match[1] > stage1.judge.threshold else "no")
+    # The language model reads a description before what it is asked, and nothing else changes.
+    before = stage1.caption(photos()[2])
+    visual = alone.visual_prompt([photos()[2]])
+    text = alone.language.prompt("what is this ?", [(alone.default_prompt, before)])
+    assert [said[2]] == alone.language.generate(visual, [text], Decoding(**short))
+    assert model.generate(photos(), "is there a dog ?") == [
+        "yes" if p > stage1.judge.threshold else "no" for p in match
     ]  # fmt: skip
-    assert answers[0] != described[0] and answers[2] != described[2]
+    assert sorted(model.generate(photos(), "is there a dog ?")) == ["no", "no", "yes", "yes"]
+
+
+def test_streams_and_candidates_say_the_same(tokenizer):
+    model, short = blip2(retriever(tokenizer)), {"max_new_tokens": 8}
     first = photos()[0]
-    assert "".join(model.stream(first, **short)) == model.caption(first, **short) == described[0]
-    assert "".join(model.stream(first, "a dog", **short)) == alone.generate(first, "a dog", **short)
-    best = model.candidates(first, number=2, num_beams=3, **short)
-    assert best == describer.writer.candidates(
-        describer.query_states([first]), [""], Decoding(num_beams=3, **short), 2
-    )[0]  # fmt: skip
+    for prompt in ("", "is there a dog ?", "what is this ?"):
+        assert "".join(model.stream(first, prompt, **short)) == model.caption(
+            first, prompt, **short
+        )
+        best = model.candidates(first, prompt, number=2, num_beams=3, **short)
+        assert best[0][0] == model.generate(first, prompt, num_beams=3, **short)
+        assert best[0][1] >= best[1][1]
 
 
-def test_heat_maps_are_of_who_writes(tokenizer):
-    torch.manual_seed(0)
-    prompt, describer = VisualPrompt(STAGE2).eval(), retriever(tokenizer)
-    model = Blip2("tiny", "", Cells().freeze(), prompt, language_model(), CPU, None, describer)
+def test_a_conversation_is_answered_as_single_questions_are(tokenizer):
+    model, short = blip2(retriever(tokenizer)), {"max_new_tokens": 8}
+    chat = model.chat(photos()[1])
+    questions = ["is there a dog ?", model.default_prompt]
+    assert [chat.ask(question) for question in questions] == [
+        model.generate(photos()[1], question) for question in questions
+    ]
+    chat.turns = []
+    assert chat.ask("what is this ?", **short) == model.generate(
+        photos()[1], "what is this ?", **short
+    )
+    past = list(chat.turns)
+    assert "".join(chat.stream("is there a dog ?")) == chat.turns[-1][1]
+    assert chat.turns[:-1] == past and chat.turns[-1][0] == "is there a dog ?"
+
+
+def test_heat_maps_are_of_who_answers(tokenizer):
+    stage1 = retriever(tokenizer)
+    model = blip2(stage1)
     split = Image.new("RGB", (24, 24), "red")
     split.paste("blue", (0, 0, 8, 8))
-    with watch(describer.model.qformer) as looked:
-        describer.query_states([split])
-    assert torch.equal(model.attention(split), photo_maps(looked, describer.encoder)[0])
+    with watch(stage1.model.qformer) as looked:
+        stage1.embed_images([split])
+    assert torch.equal(model.attention(split), photo_maps(looked, stage1.encoder)[0])
     assert not torch.allclose(model.attention(split), model.attention(split, "a dog"), atol=1e-4)
 
 
