@@ -8,7 +8,7 @@ more closely than a frozen language model reads a visual prompt.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -74,11 +74,8 @@ class QFormerWriter(FrozenLanguageModel):
         decoding = replace(decoding, max_new_tokens=most, min_new_tokens=least)
         return super()._decode(visual, texts, decoding, **more)
 
-    def stream(
-        self, visual: ImageStates, text: str, decoding: Decoding, memory: Memory | None = None
-    ) -> Iterator[str]:
-        """A caption word by word; all of it takes the time of a few words of a larger model."""
-        yield from re.findall(r"\s*\S+", self.generate(visual, [text], decoding)[0])
+    def _streamer(self, pause: float | None) -> Any:
+        return _word_streamer(self.tokenizer, pause)
 
 
 def query_states(cache: Sequence[KeyValue]) -> Tensor:
@@ -122,6 +119,33 @@ class Sentences:
 def _sentence(text: str) -> str:
     text = re.sub(r"(?<=\w) ([-'’]) (?=\w)", r"\1", text)  # t - shirt, man ' s
     return text[:1].upper() + text[1:]
+
+
+def _word_streamer(sentences: Sentences, pause: float | None) -> Any:
+    """As transformers' streamer, two words behind: a hyphen may still join the last to the next."""
+    from transformers import TextIteratorStreamer
+
+    class Words(TextIteratorStreamer):
+        def __init__(self) -> None:
+            super().__init__(sentences, timeout=pause)
+            self.ids: list[int] = []
+            self.said = ""
+
+        def put(self, value: Tensor) -> None:
+            self.ids += value.flatten().tolist()
+            self._say(" ".join(self._text().split(" ")[:-2]))
+
+        def end(self) -> None:
+            self._say(self._text(), stream_end=True)
+
+        def _text(self) -> str:
+            return sentences.batch_decode(torch.tensor([self.ids]))[0]
+
+        def _say(self, text: str, stream_end: bool = False) -> None:
+            self.on_finalized_text(text[len(self.said) :], stream_end)
+            self.said = max(self.said, text, key=len)
+
+    return Words()
 
 
 def _for_transformers(representation: Representation) -> nn.Module:

@@ -307,12 +307,10 @@ class FrozenLanguageModel(nn.Module):
             Pieces whose concatenation is the answer. Closing the iterator stops the model. With
             beams, empty ones come while nothing can be shown, so that it can be closed meanwhile.
         """
-        from transformers import TextIteratorStreamer
-
         stopped = threading.Event()
         alone = decoding.num_beams == 1
         pause = None if alone else PAUSE
-        streamer = TextIteratorStreamer(self.tokenizer, timeout=pause, skip_special_tokens=True)
+        streamer = self._streamer(pause)
         failures: list[BaseException] = []
 
         def work() -> None:
@@ -351,6 +349,12 @@ class FrozenLanguageModel(nn.Module):
             worker.join()
         if failures:
             raise failures[0]
+
+    def _streamer(self, pause: float | None) -> Any:
+        """What ``generate`` hands tokens to and :meth:`stream` takes text from."""
+        from transformers import TextIteratorStreamer
+
+        return TextIteratorStreamer(self.tokenizer, timeout=pause, skip_special_tokens=True)
 
 
 def stop_with(stopped: threading.Event) -> Any:

@@ -10,7 +10,7 @@ from blip2.attention import photo_maps, watch
 from blip2.decoding import Decoding
 from blip2.errors import UserError
 from blip2.generation import Blip2
-from blip2.grounded import QFormerWriter, Sentences
+from blip2.grounded import QFormerWriter, Sentences, _word_streamer
 from blip2.qformer import ImageStates
 from blip2.representation import Representation
 from blip2.retrieval import Blip2Retriever
@@ -165,6 +165,21 @@ def test_without_the_head_of_itg_nothing_is_written(tokenizer):
     with pytest.raises(UserError, match="tiny-itm has no head of ITG, so it can't write"):
         retriever(tokenizer, lm_head=False).caption(photos()[0])
     assert retriever(tokenizer).caption([]) == []
+
+
+def test_a_stream_never_takes_back_what_it_said(tmp_path):
+    from tokenizers import Tokenizer, models
+
+    words = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]", "a", "-", "shirt", "t", "dog"]
+    pieces = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, "[UNK]"))
+    pieces.add_special_tokens(words[:5])
+    pieces.save(str(tmp_path / "tokenizer.json"))
+    streamer = _word_streamer(Sentences(TextTokenizer(tmp_path, 16)), None)
+    for piece in [len(words), *map(words.index, ["a", "t", "-", "shirt", "a", "dog", "[SEP]"])]:
+        streamer.put(torch.tensor([piece]))
+    streamer.end()
+    said = [piece for piece in streamer if piece]
+    assert "".join(said) == "A t-shirt a dog" and len(said) > 2
 
 
 def test_pieces_become_words_as_people_write_them(tmp_path):
