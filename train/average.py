@@ -83,7 +83,8 @@ def average(models: Sequence[str], weights: Sequence[float], out: Path) -> None:
             )
         other = Blip2Config.read(folder / "config.json")
         config = config or other
-        same = replace(other, name=config.name, match_temperature=config.match_temperature)
+        fitted = ("name", "match_temperature", "match_threshold", "grounding")
+        same = replace(other, **{field: getattr(config, field) for field in fitted})
         tensors = read_tensors(folder)
         shapes = [{name: t.shape for name, t in each.items()} for each in (tensors, total)]
         if same != config or (total and shapes[0] != shapes[1]):

@@ -40,6 +40,25 @@ def test_stream_batch_and_single_say_the_same(mini):
     assert len(pieces) > 3 and "".join(pieces).strip() == single[0]
 
 
+def test_what_is_not_there_is_denied(mini):
+    """By stage 1's matching; stage 2's language model alone affirmed a dog in every photo."""
+    there = {"chelsea": "a cat", "motorcycle_left": "a motorcycle", "astronaut": "a woman"}
+    for stem, thing in there.items():
+        chat = mini.chat(PHOTOS[stem])
+        assert chat.ask(f"Is there {thing} in this photo?") == "yes"
+        assert chat.ask("Is there a beach in this photo?") == "no"
+        assert mini.generate(PHOTOS[stem], "Are there any skiers?") == "no"
+
+
+def test_descriptions_are_stage_1s_and_instructions_the_language_models(mini, retriever):
+    photo = PHOTOS["chelsea"]
+    described = mini.caption(photo, num_beams=5)
+    assert described == retriever.caption(photo, num_beams=5) and "cat" in described
+    with_name, without = mini.candidates(photo, number=2, num_beams=5)
+    assert with_name[0] == described and with_name[1] >= without[1]
+    assert mini.caption(photo, "Write a short caption.") != described
+
+
 def test_chat_keeps_its_turns(mini):
     chat = mini.chat(PHOTOS["astronaut"])
     first, second = chat.ask("What is in this photo?"), chat.ask("What is she wearing?")

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from blip2 import Blip2, Blip2Retriever
-from blip2.checkpoints import read_tensors
-from blip2.config import PRESETS
+from blip2.checkpoints import EMBEDDED, read_tensors
+from blip2.config import PRESETS, Blip2Config
 from blip2.language import LANGUAGE_MODELS
 from blip2.representation import Representation
 from blip2.vision import IMAGE_ENCODERS
@@ -157,6 +157,13 @@ def test_parts_of_ones_own_go_through_both_stages(folder, tmp_path):
     model = Blip2.from_pretrained(str(tmp_path / "two" / "model"), device="cpu")
     assert model.prompt.config.qformer.num_queries == 3
     assert isinstance(model.caption(painted("red", "dog")), str)
+
+
+def test_what_goes_on_from_mini_learns_to_answer_by_itself():
+    """Else figures of a new stage 2 would be those of mini's stage 1."""
+    saved = EMBEDDED / "mini"
+    assert Blip2Config.read(saved / "config.json").grounding == "mini-itm"
+    assert model_config(str(saved), 2).grounding == "" == PRESETS["mini"].grounding
 
 
 def test_the_ablation_learns_fewer_objectives_with_more_queries(folder, tmp_path, capfd):
