@@ -41,7 +41,7 @@ class Chat:
         self._visual = model.visual_prompt([photo])  # [1, Q, W]
         self._memory = Memory()
         self._states = model.grounding.states_of([photo]) if model.grounding else None
-        self._opening = [turn for turns in model.opening(self._states) for turn in turns]
+        self._opening: list[tuple[str, str]] | None = None  # written when it is first read
 
     def ask(self, question: str, **decoding: Any) -> str:
         """Answer a question, mindful of the turns before it.
@@ -78,6 +78,7 @@ class Chat:
         options = Decoding(**decoding)
         question = clean_text(question, "question")
         if witness := self.model.witness(question):
+            self.forgotten = 0
             return question, witness[0], self._states, witness[1], options
         if self.model.reads_question:  # other eyes for each question
             self._visual = self.model.visual_prompt([self._photo], [question])
@@ -97,6 +98,8 @@ class Chat:
     def _prompt(self, question: str, options: Decoding) -> str:
         """The prompt with as many of the newest turns as fit the model's context."""
         language = self.model.language
+        if self._opening is None:
+            self._opening = [turn for turns in self.model.opening(self._states) for turn in turns]
         room = language.context - self._visual.shape[1] - options.max_new_tokens - 8
         turns = [(language.question(asked), answered) for asked, answered in self.turns]
         for first in range(len(turns) + 1):

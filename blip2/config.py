@@ -90,12 +90,13 @@ class Blip2Config:
     reads_question : bool
         Stage 2: whether the Q-Former reads the question, too, as VQA fine-tuning has it (section
         4.3).
-    match_threshold : float
-        Probability by ITM from which on what a short text names counts as there, fitted likewise.
     grounding : str
         Stage 2: a stage-1 model that writes plain descriptions (ITG), says whether something is
         there (ITM) and with its description opens what the language model reads of a photo; "" has
         the language model answer everything by the visual prompt, as in the paper.
+    presence_threshold : float
+        Stage 2: above this probability by ITM what a question names counts as there; fitted on
+        photos that were not trained on.
     """
 
     name: str = "blip2"
@@ -113,8 +114,8 @@ class Blip2Config:
     holds_image_encoder: bool = False
     image_size: int = 0
     reads_question: bool = False
-    match_threshold: float = 0.5
     grounding: str = ""
+    presence_threshold: float = 0.5
     qformer: QFormerConfig = field(default_factory=QFormerConfig)
 
     @classmethod

@@ -66,6 +66,11 @@ class Blip2:
         self.name, self.fingerprint, self.device = name, fingerprint, device
         self.encoder, self.prompt, self.language = encoder, prompt, language
         self.tokenizer, self.grounding = tokenizer, grounding
+        self.judge: PresenceJudge | None = None
+        if grounding:
+            grounding.writer  # noqa: B018  (refuses one that can't write now, not at a question)
+            threshold = prompt.config.presence_threshold
+            self.judge = PresenceJudge(grounding.match_states, threshold)
 
     @classmethod
     def from_pretrained(
@@ -358,8 +363,8 @@ class Blip2:
             return None
         if asked == self.default_prompt:
             return self.grounding.writer, ""
-        thing = thing_asked_for(asked)
-        return (self.grounding.judge, thing) if thing else None
+        thing = thing_asked_for(bare(asked))
+        return (self.judge, thing) if thing else None
 
     def opening(self, states: ImageStates | None) -> list[Turns]:
         """Turns before what the language model is asked about photos: their descriptions.

@@ -39,9 +39,11 @@ class QFormerWriter(FrozenLanguageModel):
     """
 
     def __init__(self, representation: Representation, tokenizer: TextTokenizer) -> None:
-        super().__init__(
-            _for_transformers(representation), Sentences(tokenizer), PromptForm(), "[SEP]"
-        )
+        trained = [p for p in representation.parameters() if p.requires_grad]
+        model, words = _for_transformers(representation), Sentences(tokenizer)
+        super().__init__(model, words, PromptForm(), "[SEP]")
+        for parameter in trained:  # who writes may be trained on
+            parameter.requires_grad_(True)
         self._representation = [representation]  # in a list: no second name for its weights
 
     def inputs(self, visual: ImageStates, texts: Sequence[str]) -> dict[str, Tensor]:

@@ -18,20 +18,28 @@ from torch import Tensor
 from blip2.decoding import Decoding
 from blip2.qformer import ImageStates
 
-# Of "is there anything red?" or "are there more dogs than cats?" no photo can be shown.
-_NO_THING = r"any(?:thing|one|body)|some(?:thing|one|body)|enough|more|fewer|less|other|another|too"
-_PHOTO = "(?:photo|picture|image)"
+# What these begin or hold is no thing that a photo could show: "is there anything red?", "are there
+# more dogs than cats?", "can you see what he holds?", "do you see it?".
+_NO_THING = (
+    r"any(?:thing|one|body)|some(?:thing|one|body)|enough|more|fewer|less|other|another|too|no|not|"
+    r"nothing|nobody|none|what|who|whom|whose|where|why|how|which|when|if|whether|that|this|these|"
+    r"those|it|them|him|her|one|only|a (?:reason|difference|way|chance)|in|on|of"
+)
+_PHOTO = "(?:photo|picture|image|photograph|scene)"
 _ASKED = re.compile(
-    rf"(?:(?:is|are) there|(?:do|can) you see|does (?:the|this) {_PHOTO} (?:show|have)) (?:any )?"
-    rf"(?!(?:{_NO_THING})\b)(?P<thing>[^?.,;:]+?)(?: (?:in|on) (?:the|this) {_PHOTO})?\s*\?",
+    rf"(?:(?:is|are) there|(?:do|can) you see|does (?:the|this) {_PHOTO} (?:show|have)) "
+    rf"(?!(?:any )?(?:{_NO_THING})\b)(?:any )?(?P<thing>[^?!.,;:]+?)"
+    rf"(?: (?:in|on) (?:the|this) {_PHOTO})?\s*[?!]+",
     re.IGNORECASE,
 )
+_FURTHER = re.compile(r"\b(?:and|or|but) (?:what|who|where|why|how|which|is|are)\b", re.IGNORECASE)
 
 
 def thing_asked_for(question: str) -> str:
     """What a question wants to know to be there, such as "a dog on a beach"; "" for any other."""
-    found = _ASKED.fullmatch(question.strip())
-    return found["thing"].strip() if found else ""
+    found = _ASKED.fullmatch(" ".join(question.split()))
+    thing = found["thing"].strip() if found else ""
+    return "" if thing.lower() == "any" or _FURTHER.search(thing) else thing
 
 
 class PresenceJudge:
@@ -42,11 +50,12 @@ class PresenceJudge:
     match : callable
         ``(states, texts)`` of ``B`` photos to ``[B]`` probabilities that they belong together.
     threshold : float
-        Probability from which on a thing is there.
+        Above this probability a thing is there.
     """
 
     def __init__(self, match: Callable[[ImageStates, Sequence[str]], Tensor], threshold: float):
-        self.match, self.threshold = match, threshold
+        # At 0 or 1 there would be no odds to weigh.
+        self.match, self.threshold = match, min(max(threshold, 1e-6), 1 - 1e-6)
 
     def generate(
         self, visual: ImageStates, texts: Sequence[str], decoding: Decoding, memory: Any = None

@@ -14,7 +14,6 @@ from blip2.decoding import Decoding
 from blip2.devices import fast_dtype, pick_device, qformer_dtype
 from blip2.errors import UserError
 from blip2.grounded import QFormerWriter
-from blip2.presence import PresenceJudge
 from blip2.processing import open_photo
 from blip2.qformer import ImageStates
 from blip2.representation import Representation
@@ -96,7 +95,6 @@ class Blip2Retriever:
         self.match_temperature = model.config.match_temperature
         self.match_dtype = match_dtype
         self._writer: QFormerWriter | None = None
-        self._judge = PresenceJudge(self.match_states, model.config.match_threshold)
 
     @classmethod
     def from_pretrained(
@@ -279,14 +277,9 @@ class Blip2Retriever:
             self._writer = QFormerWriter(self.model, self.tokenizer)
         return self._writer
 
-    @property
-    def judge(self) -> PresenceJudge:
-        """What says, by ITM, whether something is there."""
-        return self._judge
-
     @torch.inference_mode()
     def states_of(self, photos: Sequence[Any]) -> ImageStates:
-        """What of ``B`` photos :attr:`writer` and :attr:`judge` look at.
+        """What of ``B`` photos :attr:`writer` and :meth:`match_states` look at.
 
         Parameters
         ----------

@@ -134,6 +134,11 @@ def save_model(
             "Hugging Face's layout has no place for a Q-Former that reads questions; save it in "
             "the project's own form."
         )
+    elif layout == "huggingface" and config.grounding:
+        raise CheckpointError(
+            "Hugging Face's layout has no place for a stage 1 that answers beside the language "
+            "model; save it in the project's own form."
+        )
     elif layout == "huggingface":
         save_huggingface(folder, config, trained, encoder, language)
     else:

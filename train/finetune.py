@@ -119,6 +119,7 @@ def tuned_config(recipe: Recipe, start: Blip2Config | None = None) -> Blip2Confi
         holds_image_encoder=True,
         image_size=recipe.image_size or start.image_size,
         reads_question=start.reads_question or bool(recipe.text_start),
+        grounding="",  # what is trained answers by itself
     )
 
 

@@ -107,17 +107,17 @@ def test_each_part_answers_what_it_was_trained_for(tokenizer):
     described = stage1.caption(photos(), **short)
     assert len(set(described)) > 1
     match = stage1.match(photos(), ["a dog"] * 4)
-    stage1.judge.threshold = float(match.sort().values[1:3].mean())  # two are above it
+    model.judge.threshold = float(match.sort().values[1:3].mean())  # two are above it
     said = model.generate(photos(), ["", "is there a dog ?", "what is this ?", "a dog"], **short)
     assert said[0] == described[0] != alone.generate(photos()[0], **short)
-    assert said[1] == ("yes" if match[1] > stage1.judge.threshold else "no")
+    assert said[1] == ("yes" if match[1] > model.judge.threshold else "no")
     # The language model reads a description before what it is asked, and nothing else changes.
     before = stage1.caption(photos()[2])
     visual = alone.visual_prompt([photos()[2]])
     text = alone.language.prompt("what is this ?", [(alone.default_prompt, before)])
     assert [said[2]] == alone.language.generate(visual, [text], Decoding(**short))
     assert model.generate(photos(), "is there a dog ?") == [
-        "yes" if p > stage1.judge.threshold else "no" for p in match
+        "yes" if p > model.judge.threshold else "no" for p in match
     ]  # fmt: skip
     assert sorted(model.generate(photos(), "is there a dog ?")) == ["no", "no", "yes", "yes"]
 
@@ -145,9 +145,10 @@ def test_a_conversation_is_answered_as_single_questions_are(tokenizer):
     assert chat.ask("what is this ?", **short) == model.generate(
         photos()[1], "what is this ?", **short
     )
-    past = list(chat.turns)
+    past, chat.forgotten = list(chat.turns), 3
     assert "".join(chat.stream("is there a dog ?")) == chat.turns[-1][1]
     assert chat.turns[:-1] == past and chat.turns[-1][0] == "is there a dog ?"
+    assert chat.forgotten == 0  # nothing was left out for this one
 
 
 def test_heat_maps_are_of_who_answers(tokenizer):
@@ -161,7 +162,15 @@ def test_heat_maps_are_of_who_answers(tokenizer):
     assert not torch.allclose(model.attention(split), model.attention(split, "a dog"), atol=1e-4)
 
 
+def test_what_writes_can_be_trained_on(tokenizer):
+    stage1 = retriever(tokenizer)
+    assert stage1.caption(photos()[0], max_new_tokens=8)
+    assert all(parameter.requires_grad for parameter in stage1.model.parameters())
+
+
 def test_without_the_head_of_itg_nothing_is_written(tokenizer):
+    with pytest.raises(UserError, match="tiny-itm has no head of ITG"):
+        blip2(retriever(tokenizer, lm_head=False))
     with pytest.raises(UserError, match="tiny-itm has no head of ITG, so it can't write"):
         retriever(tokenizer, lm_head=False).caption(photos()[0])
     assert retriever(tokenizer).caption([]) == []

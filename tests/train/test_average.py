@@ -24,7 +24,7 @@ def folders(tmp_path):
     for number, name in enumerate(("one", "two", "three")):
         torch.manual_seed(number)
         config = replace(
-            CONFIG, name=name, match_temperature=2.0 + number, match_threshold=0.1 + 0.1 * number
+            CONFIG, name=name, match_temperature=2.0 + number, presence_threshold=0.1 + 0.1 * number
         )
         save_checkpoint(Representation(config), config, tmp_path / name)
         text_tokenizer().save(str(tmp_path / name / "tokenizer.json"))
@@ -43,7 +43,7 @@ def test_the_mean_by_weight(folders, tmp_path, capsys):
         torch.testing.assert_close(value.float(), mean, rtol=1e-3, atol=1e-4)
         assert value.dtype == torch.float16
     config = Blip2Config.read(out / "config.json")
-    assert (config.name, config.match_temperature, config.match_threshold) == ("one", 2.0, 0.1)
+    assert (config.name, config.match_temperature, config.presence_threshold) == ("one", 2.0, 0.1)
     retriever = Blip2Retriever.from_pretrained(str(out), device="cpu")
     assert retriever.embed_texts(["a dog"]).shape == (1, 16)
 
