@@ -44,11 +44,10 @@ class QFormerWriter(FrozenLanguageModel):
         super().__init__(model, words, PromptForm(), "[SEP]")
         for parameter in trained:  # who writes may be trained on
             parameter.requires_grad_(True)
-        self._representation = [representation]  # in a list: no second name for its weights
 
     def inputs(self, visual: ImageStates, texts: Sequence[str]) -> dict[str, Tensor]:
         """``[DEC]``, which opens every caption, and what the queries offer to it."""
-        model = self._representation[0]
+        model = self.model.representation
         seen = query_states(model.qformer.encode_image(visual).query_cache)
         start = torch.full((len(visual), 1), model.dec_token_id, device=seen.device)
         return {
