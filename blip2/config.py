@@ -94,6 +94,8 @@ class Blip2Config:
         Stage 2: a stage-1 model that writes plain descriptions (ITG), says whether something is
         there (ITM) and with its description opens what the language model reads of a photo; "" has
         the language model answer everything by the visual prompt, as in the paper.
+    answers_questions : bool
+        Stage 1: whether it was taught to answer questions by ITG, too.
     presence_threshold : float
         Stage 2: above this probability by ITM what a question names counts as there; fitted on
         photos that were not trained on.
@@ -114,6 +116,7 @@ class Blip2Config:
     holds_image_encoder: bool = False
     image_size: int = 0
     reads_question: bool = False
+    answers_questions: bool = False
     grounding: str = ""
     presence_threshold: float = 0.5
     qformer: QFormerConfig = field(default_factory=QFormerConfig)

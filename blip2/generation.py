@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from blip2.answering import asks_in_brief
 from blip2.attention import photo_maps, watch
 from blip2.decoding import Decoding
 from blip2.devices import fast_dtype, pick_device, qformer_dtype
@@ -357,14 +358,19 @@ class Blip2:
         -------
         tuple or None
             The writer for a plain description, the judge with a thing for a question whether it is
-            there; None for everything else, or without :attr:`grounding`.
+            there, the answerer for what a word or two can answer; None for everything else, or
+            without :attr:`grounding`.
         """
         if self.grounding is None:
             return None
         if asked == self.default_prompt:
             return self.grounding.writer, ""
-        thing = thing_asked_for(bare(asked))
-        return (self.judge, thing) if thing else None
+        question = bare(asked)
+        if thing := thing_asked_for(question):
+            return self.judge, thing
+        if self.grounding.answerer and asks_in_brief(question):
+            return self.grounding.answerer, question
+        return None
 
     def opening(self, states: ImageStates | None) -> list[Turns]:
         """Turns before what the language model is asked about photos: their descriptions.

@@ -36,19 +36,26 @@ class QFormerWriter(FrozenLanguageModel):
         With the head of ITG.
     tokenizer : TextTokenizer
         Its word pieces.
+    words : Words, optional
+        How pieces become text; default sentences.
     """
 
-    def __init__(self, representation: Representation, tokenizer: TextTokenizer) -> None:
+    def __init__(
+        self,
+        representation: Representation,
+        tokenizer: TextTokenizer,
+        words: Words | None = None,
+    ) -> None:
         trained = [p for p in representation.parameters() if p.requires_grad]
-        model, words = _for_transformers(representation), Sentences(tokenizer)
-        super().__init__(model, words, PromptForm(), "[SEP]")
+        words = words or Sentences(tokenizer)
+        super().__init__(_for_transformers(representation), words, PromptForm(), "[SEP]")
         for parameter in trained:  # who writes may be trained on
             parameter.requires_grad_(True)
 
     def inputs(self, visual: ImageStates, texts: Sequence[str]) -> dict[str, Tensor]:
         """``[DEC]``, which opens every caption, and what the queries offer to it."""
         model = self.model.representation
-        seen = query_states(model.qformer.encode_image(visual).query_cache)
+        seen = query_states(model.qformer.encode_image(visual).cache)
         start = torch.full((len(visual), 1), model.dec_token_id, device=seen.device)
         return {
             "input_ids": start,
@@ -80,7 +87,7 @@ class QFormerWriter(FrozenLanguageModel):
 
 
 def query_states(cache: Sequence[KeyValue]) -> Tensor:
-    """Keys and values of the queries of all layers as one tensor.
+    """Keys and values of what was read in all layers as one tensor.
 
     Parameters
     ----------
@@ -90,13 +97,13 @@ def query_states(cache: Sequence[KeyValue]) -> Tensor:
     Returns
     -------
     Tensor
-        ``[B, L, 2, heads, Q, head_dim]``
+        ``[B, L, 2, heads, S, head_dim]``
     """
     return torch.stack([torch.stack(list(own), dim=1) for own in cache], dim=1)
 
 
-class Sentences:
-    """Word pieces back to sentences as people write them, as far as lower case tells.
+class Words:
+    """Word pieces back to words as people write them, in lower case.
 
     Parameters
     ----------
@@ -113,22 +120,26 @@ class Sentences:
         return {"input_ids": [self._tokenizer.piece_id(text)]}
 
     def batch_decode(self, ids: Tensor, skip_special_tokens: bool = True) -> list[str]:
+        """Texts of ``[B, T]`` pieces, the first of which is ``[DEC]``."""
+        said = self._tokenizer.decode(ids[:, 1:])
+        return [re.sub(r"(?<=\w) ([-'’]) (?=\w)", r"\1", text) for text in said]  # t - shirt
+
+
+class Sentences(Words):
+    """Word pieces back to sentences, as far as lower case tells."""
+
+    def batch_decode(self, ids: Tensor, skip_special_tokens: bool = True) -> list[str]:
         """Sentences of ``[B, T]`` pieces, the first of which is ``[DEC]``."""
-        return [_sentence(text) for text in self._tokenizer.decode(ids[:, 1:])]
+        return [text[:1].upper() + text[1:] for text in super().batch_decode(ids)]
 
 
-def _sentence(text: str) -> str:
-    text = re.sub(r"(?<=\w) ([-'’]) (?=\w)", r"\1", text)  # t - shirt, man ' s
-    return text[:1].upper() + text[1:]
-
-
-def _word_streamer(sentences: Sentences, pause: float | None) -> Any:
+def _word_streamer(words: Words, pause: float | None) -> Any:
     """As transformers' streamer, two words behind: a hyphen may still join the last to the next."""
     from transformers import TextIteratorStreamer
 
-    class Words(TextIteratorStreamer):
+    class WordStreamer(TextIteratorStreamer):
         def __init__(self) -> None:
-            super().__init__(sentences, timeout=pause)
+            super().__init__(words, timeout=pause)
             self.ids: list[int] = []
             self.said = ""
 
@@ -140,13 +151,13 @@ def _word_streamer(sentences: Sentences, pause: float | None) -> Any:
             self._say(self._text(), stream_end=True)
 
         def _text(self) -> str:
-            return sentences.batch_decode(torch.tensor([self.ids]))[0]
+            return words.batch_decode(torch.tensor([self.ids]))[0]
 
         def _say(self, text: str, stream_end: bool = False) -> None:
             self.on_finalized_text(text[len(self.said) :], stream_end)
             self.said = max(self.said, text, key=len)
 
-    return Words()
+    return WordStreamer()
 
 
 def _for_transformers(representation: Representation) -> nn.Module:
@@ -178,14 +189,26 @@ def _for_transformers(representation: Representation) -> nn.Module:
             return self.representation.lm_transform
 
         def prepare_inputs_for_generation(
-            self, input_ids: Tensor, query_states: Tensor, attention_mask: Tensor, **_: Any
+            self,
+            input_ids: Tensor,
+            query_states: Tensor,
+            attention_mask: Tensor,
+            read_mask: Tensor | None = None,
+            **_: Any,
         ) -> dict[str, Any]:
-            return {"input_ids": input_ids, "query_states": query_states}
+            return {"input_ids": input_ids, "query_states": query_states, "read_mask": read_mask}
 
-        def forward(self, input_ids: Tensor, query_states: Tensor, **_: Any) -> Any:
+        def forward(
+            self,
+            input_ids: Tensor,
+            query_states: Tensor,
+            read_mask: Tensor | None = None,
+            **_: Any,
+        ) -> Any:
             # Captions are short: to read them again for each word costs less than to keep them.
             cache = [KeyValue(own[:, 0], own[:, 1]) for own in query_states.unbind(1)]
-            text = qformer.decode(input_ids, torch.ones_like(input_ids), cache)  # [B, T, D]
+            mask = torch.ones_like(input_ids)
+            text = qformer.decode(input_ids, mask, cache, read_mask)  # [B, T, D]
             return CausalLMOutput(logits=self.representation.lm_logits(text[:, -1:]))
 
     return TextBranch()

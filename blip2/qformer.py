@@ -63,14 +63,14 @@ class QFormerOutput:
         ``[B, Q, D]``
     text : Tensor or None
         ``[B, T, D]``
-    query_cache : list of KeyValue
-        Self-attention keys and values of the queries in every layer, for :meth:`QFormer.decode`.
-        Empty when the pass had no queries.
+    cache : list of KeyValue
+        Self-attention keys and values of the queries, and of text that was read with them, in
+        every layer, for :meth:`QFormer.decode`. Empty when the pass had no queries.
     """
 
     queries: Tensor | None
     text: Tensor | None
-    query_cache: list[KeyValue]
+    cache: list[KeyValue]
 
 
 def attention_mask(kind: MaskKind, num_queries: int, text_mask: Tensor) -> Tensor:
@@ -197,24 +197,26 @@ class QFormerLayer(nn.Module):
         own = self.attention.key_value(queries)
         return self._query_half(self.attention(queries, own), image), own
 
-    def text_alone(self, text: Tensor, mask: Tensor, past: KeyValue | None = None) -> Tensor:
-        """Text ``[B, T, D]`` that sees itself and, with ``past``, encoded queries."""
-        own = self.attention.key_value(text)
+    def text_alone(
+        self, text: Tensor, mask: Tensor | None, past: KeyValue | None = None
+    ) -> tuple[Tensor, KeyValue]:  # [B, T, D]
+        """Text that sees itself and what was read before; with the keys and values of all."""
+        seen = self.attention.key_value(text)
         if past is not None:
-            own = KeyValue(
-                torch.cat([past.key, own.key], dim=2), torch.cat([past.value, own.value], dim=2)
+            seen = KeyValue(
+                torch.cat([past.key, seen.key], dim=2), torch.cat([past.value, seen.value], dim=2)
             )
-        return self.text_ffn(self.attention(text, own, mask))
+        return self.text_ffn(self.attention(text, seen, mask)), seen
 
     def both(
         self, hidden: Tensor, num: int, mask: Tensor, image: KeyValue | None
     ) -> tuple[Tensor, KeyValue]:  # [B, Q + T, D]
-        """``num`` queries and text together; with the queries' keys and values."""
+        """``num`` queries and text together; with their keys and values."""
         own = self.attention.key_value(hidden)
         hidden = self.attention(hidden, own, mask)
         queries, text = hidden[:, :num], hidden[:, num:]
         hidden = torch.cat([self._query_half(queries, image), self.text_ffn(text)], dim=1)
-        return hidden, KeyValue(own.key[:, :, :num], own.value[:, :, :num])
+        return hidden, own
 
     def _query_half(self, queries: Tensor, image: KeyValue | None) -> Tensor:  # [B, Q, D]
         """What follows self-attention for the queries."""
@@ -293,7 +295,7 @@ class QFormer(nn.Module):
         text = self.embed_text(ids)
         mask = text_mask[:, None, None, :].bool()  # [B, 1, 1, T]
         for layer in self.layers:
-            text = self._run(layer.text_alone, text, mask)
+            text, _ = self._run(layer.text_alone, text, mask)
         return QFormerOutput(None, text, [])
 
     def forward(
@@ -319,28 +321,67 @@ class QFormer(nn.Module):
             cache.append(own)
         return QFormerOutput(hidden[:, :num], hidden[:, num:], cache)
 
-    def decode(self, ids: Tensor, text_mask: Tensor, query_cache: list[KeyValue]) -> Tensor:
+    def decode(
+        self,
+        ids: Tensor,
+        text_mask: Tensor,
+        cache: list[KeyValue],
+        read_mask: Tensor | None = None,
+    ) -> Tensor:
         """Text under the multimodal causal mask over queries that were already encoded (ITG).
 
         Parameters
         ----------
         ids, text_mask : Tensor
             ``[B, T]``; the first piece is ``[DEC]``.
-        query_cache : list of KeyValue
+        cache : list of KeyValue
             From :meth:`encode_image` of the same ``B`` photos. Queries see only queries in ITG as
-            in ITC, so theirs are the same keys and values.
+            in ITC, so theirs are the same keys and values. An answer is decoded over queries and
+            question that have read each other, from :meth:`forward`.
+        read_mask : Tensor, optional
+            ``[B, S]``, which of the ``S`` positions of ``cache`` are no padding; default all.
 
         Returns
         -------
         Tensor
             ``[B, T, D]``
         """
-        num = self.config.num_queries
-        mask = attention_mask("multimodal_causal", num, text_mask)[:, :, num:]  # [B, 1, T, Q + T]
+        num = cache[0].key.shape[2]
+        mask = attention_mask("multimodal_causal", num, text_mask)[:, :, num:]  # [B, 1, T, S + T]
+        if read_mask is not None:
+            seen = torch.cat([read_mask, torch.ones_like(text_mask)], dim=1)  # [B, S + T]
+            mask = mask & seen[:, None, None, :].bool()
         text = self.embed_text(ids)
-        for layer, past in zip(self.layers, query_cache, strict=True):
-            text = self._run(layer.text_alone, text, mask, past)
+        for layer, past in zip(self.layers, cache, strict=True):
+            text, _ = self._run(layer.text_alone, text, mask, past)
         return text
+
+    def decode_next(
+        self, ids: Tensor, start: int, cache: list[KeyValue]
+    ) -> tuple[Tensor, list[KeyValue]]:
+        """One more piece of each text, as :meth:`decode` has it, reading nothing again.
+
+        Parameters
+        ----------
+        ids : Tensor
+            ``[B, 1]``
+        start : int
+            Its position in the text.
+        cache : list of KeyValue
+            Of the queries and of the ``start`` pieces before it.
+
+        Returns
+        -------
+        Tensor
+            ``[B, 1, D]``
+        list of KeyValue
+            The cache with this piece.
+        """
+        text, grown = self.embed_text(ids, start), []
+        for layer, past in zip(self.layers, cache, strict=True):
+            text, seen = layer.text_alone(text, None, past)
+            grown.append(seen)
+        return text, grown
 
     def _with_image(self, image: ImageStates) -> Iterator[tuple[QFormerLayer, KeyValue | None]]:
         """Each layer with the keys and values of the photos that it reads, if it reads any."""

@@ -6,6 +6,7 @@ The same class trains (:meth:`Representation.forward`) and embeds and matches at
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +23,7 @@ from blip2.objectives import (
     joint_itc_loss,
     similarity,
 )
-from blip2.qformer import ImageStates, QFormer
+from blip2.qformer import ImageStates, KeyValue, QFormer
 from blip2.vision import ImageEncoder
 
 
@@ -76,6 +77,50 @@ class ImageReader(nn.Module):
         if self.positions is not None:
             out = out + (self.positions if kept is None else self.positions[kept])
         return out.to(self.norm.weight.dtype)
+
+
+@dataclass
+class Asked:
+    """Questions about photos, with their answers.
+
+    Attributes
+    ----------
+    features : Tensor
+        ``[B, N, C]`` image features.
+    ids, mask : Tensor
+        ``[B, T]`` questions, ``[CLS] ... [SEP]`` and padding.
+    answer_ids, answer_mask : Tensor
+        ``[B, A]`` answers, likewise.
+    kept : Tensor, optional
+        ``[B, K]``, which of the features are read; default all.
+    """
+
+    features: Tensor
+    ids: Tensor
+    mask: Tensor
+    answer_ids: Tensor
+    answer_mask: Tensor
+    kept: Tensor | None = None
+
+
+@dataclass
+class Drawn:
+    """Captions that the model has written of the first photos of a batch.
+
+    Attributes
+    ----------
+    ids, mask : Tensor
+        ``[M, T]``, from :meth:`Representation.draw`.
+    worth : Tensor
+        ``[M]``, how much better than expected each is.
+    samples : int
+        Captions of each photo.
+    """
+
+    ids: Tensor
+    mask: Tensor
+    worth: Tensor
+    samples: int
 
 
 class Representation(nn.Module):
@@ -156,6 +201,9 @@ class Representation(nn.Module):
         objectives: Collection[str] = OBJECTIVES,
         join: Callable[[Tensor, Tensor], JointBatch] | None = None,
         read_ids: Tensor | None = None,
+        match_share: float = 1.0,
+        asked: Asked | None = None,
+        drawn: Drawn | None = None,
     ) -> dict[str, Tensor]:
         """Compute the losses of a batch of pairs, or of a part of one.
 
@@ -184,12 +232,20 @@ class Representation(nn.Module):
         read_ids : Tensor, optional
             ``[B, T]``, the captions as they are read, with some pieces behind ``[MASK]``; ITG
             predicts those of ``ids`` all the same. Default ``ids``.
+        match_share : float
+            Share of the pairs, the first of them, whose matching is learned: ITM is two thirds of
+            the work. Its negatives come from all.
+        asked : Asked, optional
+            Questions about other photos, with their answers.
+        drawn : Drawn, optional
+            Captions of the first photos that the model itself has written.
 
         Returns
         -------
         dict
             Scalars ``itc``, ``itm``, ``itg`` as asked; their sum is the stage's loss (equal
-            weights). With a weight, ``diversity``, too.
+            weights). With a weight, ``diversity``, too; ``answer`` where something is asked, and
+            ``reward`` where captions were drawn.
         """
         read_ids = ids if read_ids is None else read_ids
         image = self.image_states(features, kept)
@@ -204,12 +260,16 @@ class Representation(nn.Module):
             itc = joint_itc_loss(image_embeds, text_embeds, self.temperature, joint)
             losses = {"itc": itc}
         if "itm" in objectives:
-            drawn = hard_negatives(sim, self.temperature, image_ids, hardness)
-            losses["itm"] = self._itm(image, read_ids, mask, *drawn)
+            wrong = hard_negatives(sim, self.temperature, image_ids, hardness)
+            losses["itm"] = self._itm(image, read_ids, mask, *wrong, match_share)
         if "itg" in objectives:
-            losses["itg"] = self._itg(ids, read_ids, mask, encoded.query_cache)
+            losses["itg"] = self._itg(ids, read_ids, mask, encoded.cache)
         if diversity:
             losses["diversity"] = diversity * diversity_loss(encoded.queries)
+        if asked is not None:
+            losses["answer"] = self.answer_loss(asked)
+        if drawn is not None:
+            losses["reward"] = self._reward(drawn, encoded.cache)
         return losses
 
     def embed_pairs(
@@ -226,21 +286,123 @@ class Representation(nn.Module):
         mask: Tensor,
         wrong_images: Tensor,
         wrong_texts: Tensor,
+        share: float,
     ) -> Tensor:
-        batch = torch.arange(len(ids), device=ids.device)
-        photos = torch.cat([batch, wrong_images, batch])  # [3B]
-        texts = torch.cat([batch, batch, wrong_texts])  # [3B]
+        number = max(1, round(share * len(ids)))
+        batch = torch.arange(number, device=ids.device)
+        photos = torch.cat([batch, wrong_images[:number], batch])  # [3B]
+        texts = torch.cat([batch, batch, wrong_texts[:number]])  # [3B]
         logits = self.match_logits(image.select(photos), ids[texts], mask[texts])
-        return itm_loss(logits, (torch.arange(3 * len(ids), device=ids.device) < len(ids)).long())
+        return itm_loss(logits, (torch.arange(3 * number, device=ids.device) < number).long())
 
-    def _itg(self, ids: Tensor, read_ids: Tensor, mask: Tensor, query_cache: list) -> Tensor:
+    def _itg(
+        self,
+        ids: Tensor,
+        read_ids: Tensor,
+        mask: Tensor,
+        cache: list[KeyValue],
+        read_mask: Tensor | None = None,
+    ) -> Tensor:
+        hidden, following = self._predicting(ids, read_ids, mask, cache, read_mask)
+        return itg_loss(self.lm_logits(hidden), following)
+
+    def _predicting(
+        self,
+        ids: Tensor,
+        read_ids: Tensor,
+        mask: Tensor,
+        cache: list[KeyValue],
+        read_mask: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:  # [P, D], [P]
+        """States that predict a piece, and that piece."""
         inputs = read_ids.clone()
         inputs[:, 0] = self.dec_token_id
-        text = self.qformer.decode(inputs, mask, query_cache)  # [B, T, D]
+        text = self.qformer.decode(inputs, mask, cache, read_mask)  # [B, T, D]
         # Only positions with a real next piece reach the vocabulary: half of the work is padding.
         predicts = mask[:, 1:].flatten().nonzero().squeeze(1)  # [P]
         hidden = text[:, :-1].flatten(0, 1).index_select(0, predicts)  # [P, D]
-        return itg_loss(self.lm_logits(hidden), ids[:, 1:].flatten()[predicts])
+        return hidden, ids[:, 1:].flatten()[predicts]
+
+    def read_question(
+        self, image: ImageStates, ids: Tensor, mask: Tensor
+    ) -> tuple[list[KeyValue], Tensor]:
+        """Queries and questions that read each other, to answer over (section 4.3, figure 7).
+
+        Parameters
+        ----------
+        image : ImageStates
+            Of ``B`` photos.
+        ids, mask : Tensor
+            ``[B, T]`` questions.
+
+        Returns
+        -------
+        list of KeyValue
+            Keys and values of queries and question in every layer.
+        Tensor
+            ``[B, Q + T]``, which of them are no padding.
+        """
+        cache = self.qformer(image, ids, mask, "bidirectional").cache
+        queries = mask.new_ones(len(mask), self.config.qformer.num_queries)
+        return cache, torch.cat([queries, mask], dim=1)
+
+    def answer_loss(self, asked: Asked) -> Tensor:
+        """ITG of answers, over queries and questions that have read each other."""
+        image = self.image_states(asked.features, asked.kept)
+        read = self.read_question(image, asked.ids, asked.mask)
+        return self._itg(asked.answer_ids, asked.answer_ids, asked.answer_mask, *read)
+
+    def _reward(self, drawn: Drawn, cache: list[KeyValue]) -> Tensor:
+        """What makes drawn captions likelier, the more the better they are (Williams, 1992)."""
+        number = len(drawn.ids) // drawn.samples
+        own = [
+            KeyValue(*(states[:number].repeat_interleave(drawn.samples, 0) for states in layer))
+            for layer in cache
+        ]
+        hidden, following = self._predicting(drawn.ids, drawn.ids, drawn.mask, own)
+        each = -F.cross_entropy(self.lm_logits(hidden).float(), following, reduction="none")  # [P]
+        worth = drawn.worth[:, None].expand(-1, drawn.ids.shape[1] - 1)  # [M, T - 1]
+        return -(worth[drawn.mask[:, 1:].bool()] * each).mean()
+
+    @torch.no_grad()
+    def draw(
+        self, cache: list[KeyValue], samples: int, temperature: float, ends: int, most: int
+    ) -> tuple[Tensor, Tensor]:
+        """Captions drawn from what ITG holds likely, to be learned from by their worth.
+
+        Parameters
+        ----------
+        cache : list of KeyValue
+            Of ``B`` photos, from :meth:`blip2.qformer.QFormer.encode_image`.
+        samples : int
+            Captions of each.
+        temperature : float
+            Divisor of the logits.
+        ends : int
+            The piece that ends a caption.
+        most : int
+            Pieces of a caption, the last included.
+
+        Returns
+        -------
+        ids, mask : Tensor
+            ``[B * samples, T]``, ``[DEC] ... [SEP]`` and padding; a caption that finds no end in
+            time has none.
+        """
+        own = [KeyValue(*(s.repeat_interleave(samples, 0) for s in layer)) for layer in cache]
+        rows = len(own[0].key)
+        piece = torch.full((rows, 1), self.dec_token_id, device=own[0].key.device)
+        ids, mask, going = [piece], [torch.ones_like(piece)], torch.ones_like(piece)
+        for position in range(min(most, self.config.qformer.max_positions - 1)):
+            text, own = self.qformer.decode_next(piece, position, own)
+            chances = (self.lm_logits(text[:, 0]).float() / temperature).softmax(-1)
+            piece = torch.multinomial(chances, 1).where(going.bool(), ends)
+            ids.append(piece)
+            mask.append(going)
+            going = going * (piece != ends)
+            if not going.any():
+                break
+        return torch.cat(ids, 1), torch.cat(mask, 1)
 
     @torch.no_grad()
     def caption(self, image: ImageStates, sep_token_id: int, max_length: int = 24) -> Tensor:
@@ -251,7 +413,7 @@ class Representation(nn.Module):
         Tensor
             ``[B, max_length]`` word pieces after ``[DEC]``, filled up with ``sep_token_id``.
         """
-        cache = self.qformer.encode_image(image).query_cache
+        cache = self.qformer.encode_image(image).cache
         ids = torch.full((len(image), 1), self.dec_token_id, device=image.layers[0].key.device)
         for _ in range(max_length):
             text = self.qformer.decode(ids, torch.ones_like(ids), cache)

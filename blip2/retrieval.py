@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from blip2.answering import AnswerWriter
 from blip2.decoding import Decoding
 from blip2.devices import fast_dtype, pick_device, qformer_dtype
 from blip2.errors import UserError
@@ -95,6 +96,7 @@ class Blip2Retriever:
         self.match_temperature = model.config.match_temperature
         self.match_dtype = match_dtype
         self._writer: QFormerWriter | None = None
+        self._answerer: AnswerWriter | None = None
 
     @classmethod
     def from_pretrained(
@@ -276,6 +278,13 @@ class Blip2Retriever:
         if self._writer is None:
             self._writer = QFormerWriter(self.model, self.tokenizer)
         return self._writer
+
+    @property
+    def answerer(self) -> AnswerWriter | None:
+        """What answers questions by ITG, where the model was taught to."""
+        if self._answerer is None and self.model.config.answers_questions:
+            self._answerer = AnswerWriter(self.model, self.tokenizer)
+        return self._answerer
 
     @torch.inference_mode()
     def states_of(self, photos: Sequence[Any]) -> ImageStates:

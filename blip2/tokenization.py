@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from pathlib import Path
 
 import torch
@@ -40,6 +41,15 @@ class TextTokenizer:
             raise UserError(f"The tokenizer {path} is damaged ({error}); restore it.") from error
         self._tokenizer.enable_truncation(max_length)
         self._tokenizer.enable_padding(pad_id=self.pad_token_id, pad_token="[PAD]")
+
+    def with_length(self, max_length: int) -> TextTokenizer:
+        """The same word pieces, with texts cut to another length."""
+        from tokenizers import Tokenizer
+
+        other = copy(self)
+        other._tokenizer = Tokenizer.from_str(self._tokenizer.to_str())
+        other._tokenizer.enable_truncation(max_length)
+        return other
 
     @property
     def pad_token_id(self) -> int:

@@ -37,7 +37,16 @@ class Recipe:
         train on. Stage 2: a checkpoint of either, or ``"minilm"`` to go without stage 1. ``""``
         starts from random weights.
     texts : str
-        ``"captions"``, ``"qa"`` (a row for each question) or ``"both"``; stage 1 reads captions.
+        ``"captions"``, ``"qa"`` (a row for each question) or ``"both"``; stage 1 reads captions
+        or both.
+    questions : int
+        Stage 1: questions of ``data`` that a step learns to answer by ITG beside its
+        ``batch_size`` pairs; they take turns by themselves. Needs ``texts: both``.
+    answer : float
+        Weight of learning to answer them.
+    match_share : float
+        Stage 1: share of a step's pairs whose matching is learned, see
+        :meth:`blip2.representation.Representation.forward`.
     pool : int
         Stream the shards, by URL, too: so many are at hand at once, see :mod:`train.stream`; 0
         reads the list of all photos before the first step.
@@ -126,9 +135,11 @@ class Recipe:
     turns : int
         Stage 2: most questions of one conversation about a photo; 1 asks each by itself.
     samples : int
-        Stage 2: captions that the model itself draws for each photo with captions, learned from
-        by how much better they match what people say than the others do, see
-        :mod:`train.rewards`; 0 as in the paper.
+        Captions that the model itself draws for each photo with captions, learned from by how
+        much better they match what people say than the others do, see :mod:`train.rewards`; 0 as
+        in the paper.
+    drawn_share : float
+        Stage 1: share of a step's photos that captions are drawn for.
     reward : float
         Weight of learning from them.
     match_scale : bool
@@ -146,6 +157,9 @@ class Recipe:
     cache: str = "cache"
     start: str = ""
     texts: str = "captions"
+    questions: int = 0
+    answer: float = 1.0
+    match_share: float = 1.0
     pool: int = 0
     resample: bool = False
     task: str = ""
@@ -187,6 +201,7 @@ class Recipe:
     typical: int = 0
     turns: int = 1
     samples: int = 0
+    drawn_share: float = 1.0
     reward: float = 1.0
     match_scale: bool = False
     seed: int = 0
@@ -200,9 +215,10 @@ LEAST = {
     "keep": 1, "seed": 0, "token_keep": 0.01, "diversity": 0,
     "image_size": 0, "layer_decay": 0.01, "pool": 0,
     "watch": 2, "captions_at_once": 1, "typical": 0, "turns": 1, "samples": 0, "reward": 0,
-    "query_tokens": 0, "hide_pieces": 0, "average_last": 0,
+    "query_tokens": 0, "hide_pieces": 0, "average_last": 0, "questions": 0, "answer": 0,
+    "match_share": 0.01, "drawn_share": 0.01,
 }  # fmt: skip
-MOST = {"token_keep": 1, "layer_decay": 1, "hide_pieces": 0.9}
+MOST = {"token_keep": 1, "layer_decay": 1, "hide_pieces": 0.9, "match_share": 1, "drawn_share": 1}
 CHOICES = {
     "precision": PRECISIONS,
     "texts": ("captions", "qa", "both"),
@@ -257,6 +273,10 @@ def pairs_of_part(recipe: Recipe, processes: int) -> int:
         raise UserError(
             f"The batch_size {recipe.batch_size} can't be cut in {parts} equal parts of at least "
             f"2 ({processes} processes times accumulate {recipe.accumulate}); choose a multiple."
+        )
+    if recipe.questions % parts:
+        raise UserError(
+            f"{recipe.questions} questions can't be cut in {parts} equal parts; choose a multiple."
         )
     return recipe.batch_size // parts
 

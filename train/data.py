@@ -12,6 +12,7 @@ import random
 import zlib
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,9 @@ class Batch:
     references: list[list[str]]
     image_ids: Tensor
     keys: list[random.Random]
+
+
+_NAMED = {"captions": "captions", "qa": "answered questions"}
 
 
 class CaptionedPhotos:
@@ -129,7 +133,7 @@ class CaptionedPhotos:
                     self.places.append(sample.place)
             self.weights.append((len(self.rows) - before, part.weight))
         if not self.rows:
-            what = {"captions": "captions", "qa": "answered questions"}.get(texts, "texts")
+            what = _NAMED.get(texts, "texts")
             raise UserError(f"No photo in {source} has {what}; training needs them.")
         if typical:
             self.rows = with_typical(self.rows, typical)
@@ -146,6 +150,32 @@ class CaptionedPhotos:
         self.digest = hashlib.sha256(self.features.digest.encode() + said).hexdigest()
         self._epoch: tuple[int, tuple[np.ndarray, np.ndarray]] | None = None
         self._ahead = Ahead()
+
+    def only(self, texts: str) -> CaptionedPhotos:
+        """The same photos with a part of what is said of them, drawn by itself.
+
+        Parameters
+        ----------
+        texts : str
+            ``"captions"`` or ``"qa"``.
+
+        Raises
+        ------
+        UserError
+            There is none.
+        """
+        part = copy(self)
+        part.rows, part.weights, start = [], [], 0
+        for count, weight in self.weights:
+            rows = self.rows[start : start + count]
+            wanted = [row for row in rows if row.described == (texts == "captions")]
+            part.rows += wanted
+            part.weights.append((len(wanted), weight))
+            start += count
+        if not part.rows:
+            raise UserError(f"No photo of data has {_NAMED[texts]}; training needs them.")
+        part._epoch, part._ahead = None, Ahead()
+        return part
 
     def __len__(self) -> int:
         """Count the rows: photos with captions, and questions."""

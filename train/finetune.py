@@ -148,7 +148,7 @@ def _retrieval(recipe: Recipe):
     return (
         model, model, config, tokenizer,
         lambda photos: Stage1Losses(recipe, photos, tokenizer),
-        lambda photos, _: Stage1Validation(photos, tokenizer, recipe.objectives, recipe.watch),
+        Stage1Validation,
     )  # fmt: skip
 
 

@@ -20,6 +20,8 @@ from blip2.decoding import Decoding
 from train.tokenise import PlainTokeniser
 
 if TYPE_CHECKING:
+    from blip2.representation import Drawn, Representation
+    from blip2.tokenization import TextTokenizer
     from blip2.visual_prompt import Stage2
 
 SIGMA = 6.0  # words by which lengths may differ
@@ -115,6 +117,64 @@ def _similar(one, other) -> float:
     return total / LONGEST * math.exp(-((length - other_length) ** 2) / (2 * SIGMA**2))
 
 
+class DrawnCaptions:
+    """Draws captions from stage 1 (ITG) and says what each is worth.
+
+    Parameters
+    ----------
+    tokenizer : TextTokenizer
+        Of the model.
+    reward : CiderReward
+        Scores captions.
+    samples : int
+        Captions of one photo, at least 2.
+
+    Attributes
+    ----------
+    scores : list of float
+        Mean scores of batches since they were last told.
+    """
+
+    def __init__(self, tokenizer: TextTokenizer, reward: CiderReward, samples: int) -> None:
+        from blip2.grounded import Sentences
+
+        self.words, self.ends = Sentences(tokenizer), tokenizer.sep_token_id
+        self.reward, self.samples = reward, samples
+        self.scores: list[float] = []
+
+    @torch.no_grad()
+    def __call__(
+        self, model: Representation, features: Tensor, references: Sequence[Sequence[str]]
+    ) -> Drawn:
+        """Draw captions of photos ``[B, N, C]``; of each stands in ``references`` what people say.
+
+        More references than photos are allowed.
+        """
+        from blip2.representation import Drawn
+
+        training = model.training
+        model.eval()
+        cache = model.qformer.encode_image(model.image_states(features)).cache
+        ids, mask = model.draw(cache, self.samples, TEMPERATURE, self.ends, MOST_TOKENS)
+        model.train(training)
+        said = self.words.batch_decode(ids)
+        groups = [said[at : at + self.samples] for at in range(0, len(said), self.samples)]
+        worth, score = _worth(self.reward, groups, references)
+        self.scores.append(score)
+        return Drawn(ids, mask, worth.to(ids.device), self.samples)
+
+
+def _worth(
+    reward: CiderReward, drawn: Sequence[Sequence[str]], references: Sequence[Sequence[str]]
+) -> tuple[Tensor, float]:
+    """How much more each caption scores than the others of its photo on average; the mean score."""
+    scores = torch.tensor(
+        [reward(own, truth) for own, truth in zip(drawn, references, strict=False)]
+    )  # [B, K]
+    others = (scores.sum(1, keepdim=True) - scores) / (scores.shape[1] - 1)
+    return (scores - others).flatten(), float(scores.mean())
+
+
 class SelfCritical:
     """Draws captions from a model and says what each is worth.
 
@@ -165,8 +225,4 @@ class SelfCritical:
         prompt.train(training)
         texts = [language.prompt(text) for text in asked]
         drawn = language.samples(visual, texts, self.decoding, self.samples)
-        scores = torch.tensor(
-            [self.reward(own, truth) for own, truth in zip(drawn, references, strict=True)]
-        )  # [B, K]
-        others = (scores.sum(1, keepdim=True) - scores) / (self.samples - 1)
-        return drawn, (scores - others).flatten(), float(scores.mean())
+        return drawn, *_worth(self.reward, drawn, references)

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from blip2.config import OBJECTIVES
 from blip2.errors import UserError
 from train.command import run_recipe
 from train.config import Recipe, model_config
@@ -18,7 +18,7 @@ from train.config import Recipe, model_config
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from blip2.representation import Representation
+    from blip2.representation import Asked, Drawn, Representation
     from train.data import Batch
     from train.parts import Part
 
@@ -44,8 +44,9 @@ def run(recipe: Recipe) -> None:
     from train.optim import build_optimizer
 
     config = model_config(recipe.preset, 1, recipe.query_tokens)
-    if recipe.texts != "captions":
-        raise UserError("Stage 1 learns from captions; leave texts out.")
+    check(recipe)
+    if recipe.questions:
+        config = replace(config, answers_questions=True)
     torch.manual_seed(recipe.seed)
     model = Representation(config)
     model.qformer.checkpointing = recipe.checkpointing
@@ -59,15 +60,35 @@ def run(recipe: Recipe) -> None:
     validate = None
     if recipe.dev_data:
         dev = dev_photos(recipe, encoder, photos)
-        validate = Stage1Validation(dev, tokenizer, recipe.objectives, recipe.watch)
+        validate = Stage1Validation(dev, losses_at)
     optimizer = build_optimizer(model, recipe, fresh)
-    total = recipe.steps or recipe.epochs * photos.steps_per_epoch(recipe.batch_size)
+    steps_per_epoch = losses_at.photos.steps_per_epoch(recipe.batch_size)
+    total = recipe.steps or recipe.epochs * steps_per_epoch
     model = train(recipe, model, optimizer, total, losses_at, validate, photos)
     folder = f"{recipe.output}/model"
     if PartialState().is_main_process:
         save_checkpoint(model, config, folder)
         tokenizer.save(folder)
         print(f"the finished model is in {folder}")
+
+
+def check(recipe: Recipe) -> None:
+    """Refuse what stage 1 can't do.
+
+    Raises
+    ------
+    UserError
+        The recipe asks for what can't go together.
+    """
+    if recipe.texts == "qa" or (recipe.texts == "both") != bool(recipe.questions):
+        raise UserError(
+            "Stage 1 learns from captions; leave texts out, or give texts: both and questions: N, "
+            "how many a step learns to answer."
+        )
+    if (recipe.questions or recipe.samples) and recipe.pool:
+        raise UserError("Questions and drawn captions need the list of all photos; set pool: 0.")
+    if recipe.samples == 1:
+        raise UserError("samples: 1 has nothing to be compared with; give at least 2, or 0.")
 
 
 def start_model(model: Representation, start: str) -> tuple[Path, tuple[str, ...]]:
@@ -116,6 +137,13 @@ def leave_out(model: Representation, objectives: Collection[str]) -> None:
             parameter.requires_grad_(objective in objectives)
 
 
+def answers(batch: Batch) -> list[str]:
+    """Answers as they are scored: "two" and "2" are one, and so learned as one."""
+    from train.answers import normalise
+
+    return [normalise(answer) for answer in batch.captions]
+
+
 class Stage1Losses:
     """The losses of a step, or of a part of it.
 
@@ -144,25 +172,44 @@ class Stage1Losses:
             raise UserError(
                 "The word pieces have no [MASK] to hide words behind; leave hide_pieces out."
             )
+        self.questions = None
+        if recipe.questions:
+            self.questions, photos = photos.only("qa"), photos.only("captions")
         self.recipe, self.photos, self.tokenizer = recipe, photos, tokenizer
+        from blip2.answering import QUESTION_PIECES
+
+        self.question_tokenizer = tokenizer.with_length(QUESTION_PIECES)
+        self.critic = None
+        if recipe.samples:
+            from train.rewards import CiderReward, DrawnCaptions
+
+            reward = CiderReward([row.texts for row in photos.rows])
+            self.critic = DrawnCaptions(tokenizer, reward, recipe.samples)
         epochs = recipe.hardness_epochs
         self.ramp = epochs * photos.steps_per_epoch(recipe.batch_size) if epochs else 0
         self._turns: list[Batch] = []  # this process's parts of the batch
+        self._asked: list[Batch] = []  # and of the questions
+        self._answered = 0  # pieces that ITG predicts of all answers
         self._image_ids = self._joint = None  # of the whole batch
         self._pieces = 0  # that ITG predicts in the whole batch
 
     def __call__(self, model, step: int, device, part: Part) -> dict[str, Tensor]:
         """The part's share: its sum over the parts is the loss of the whole batch."""
         from blip2.objectives import JointBatch
+        from train.loop import seed_step
         from train.parts import join_turns
 
         hardness = min(1.0, step / self.ramp) if self.ramp else 1.0
         if part.turn == 0:
             self._begin(model, step, device, part)
+        asked, drawn = self._questions(part, device), self._drawn(model, part, device)
+        seed_step(self.recipe.seed, step, part.number)  # the same draws as in `_embed`
         features, ids, mask, kept, own_ids, read_ids = self._inputs(part, device)
+        more = read_ids, self.recipe.match_share, asked, drawn
         settings = self.recipe.diversity, self.recipe.objectives
         if part.count == 1:  # no other part to join, and no share to take
-            return model(features, ids, mask, own_ids, hardness, kept, *settings, read_ids=read_ids)
+            pairs = features, ids, mask, own_ids, hardness, kept
+            return self._weighed(model(*pairs, *settings, None, *more))
 
         def join(images, texts):
             if part.turns == 1:
@@ -171,18 +218,30 @@ class Stage1Losses:
                 images, texts = self._joint
             return JointBatch(images, texts, self._image_ids, len(own_ids) * part.number)
 
-        losses = model(features, ids, mask, own_ids, hardness, kept, *settings, join, read_ids)
-        # ITC comes as a share; ITG is a mean over word pieces, the others over pairs.
+        losses = model(features, ids, mask, own_ids, hardness, kept, *settings, join, *more)
+        # ITC comes as a share; ITG is a mean over word pieces, the others over pairs. The reward
+        # of a batch is the mean of its parts'.
         shares = {"itc": 1.0, "itg": int(mask[:, 1:].sum()) / self._pieces}
-        return {name: loss * shares.get(name, 1 / part.count) for name, loss in losses.items()}
+        if asked is not None:
+            shares["answer"] = int(asked.answer_mask[:, 1:].sum()) / self._answered
+        parts = {name: loss * shares.get(name, 1 / part.count) for name, loss in losses.items()}
+        return self._weighed(parts)
+
+    def _weighed(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+        weights = {"answer": self.recipe.answer, "reward": self.recipe.reward}
+        return {name: weights.get(name, 1) * loss for name, loss in losses.items()}
 
     def _begin(self, model, step: int, device, part: Part) -> None:
         """Read this process's parts of a batch, and learn what they need of all others."""
         from train.parts import join_turns, total
 
         self._turns = self.photos.batches_at(step, self.recipe.batch_size, part)
+        if self.questions is not None:
+            self._asked = self.questions.batches_at(step, self.recipe.questions, part)
         if part.count == 1:
             return
+        masks = [self.tokenizer(answers(batch))[1] for batch in self._asked]
+        self._answered = total(sum(int(mask[:, 1:].sum()) for mask in masks), device)
         self._image_ids = join_turns([batch.image_ids.to(device) for batch in self._turns])
         masks = [self.tokenizer(batch.captions)[1] for batch in self._turns]
         self._pieces = total(sum(int(mask[:, 1:].sum()) for mask in masks), device)
@@ -199,6 +258,30 @@ class Stage1Losses:
         texts = ids.to(device), mask.to(device)
         own = batch.image_ids.to(device)
         return batch.features.to(device), *texts, kept, own, read_ids.to(device)
+
+    def _questions(self, part: Part, device) -> Asked | None:
+        return self.asked(self._asked[part.turn], device) if self.questions is not None else None
+
+    def asked(self, batch: Batch, device, all_features: bool = False) -> Asked:
+        """Questions and answers of a batch as the model takes them."""
+        from blip2.representation import Asked
+        from train.inputs import kept_tokens
+
+        kept = None
+        if not all_features:
+            kept = kept_tokens(self.recipe, self.photos, len(batch.captions), device)
+        asked = (tensor.to(device) for tensor in self.question_tokenizer(batch.questions))
+        said = (tensor.to(device) for tensor in self.tokenizer(answers(batch)))
+        return Asked(batch.features.to(device), *asked, *said, kept)
+
+    def _drawn(self, model, part: Part, device) -> Drawn | None:
+        """Captions of the first photos, drawn from the model as it is at inference."""
+        if self.critic is None:
+            return None
+        batch = self._turns[part.turn]
+        number = max(1, round(self.recipe.drawn_share * len(batch.captions)))
+        features = batch.features[:number].to(device)
+        return self.critic(getattr(model, "module", model), features, batch.references)
 
     def _embed(self, model, step: int, device, part: Part):
         """Embeddings of all parts, drawn as their own turns will draw them."""
@@ -230,17 +313,16 @@ class Stage1Validation:
     ----------
     photos : CaptionedPhotos
         In one view.
-    tokenizer : TextTokenizer
-        Of the model.
-    objectives : tuple of str
-        What is learned, see :class:`train.config.Recipe`.
-    most : int
-        Rows to measure at most.
+    losses : Stage1Losses
+        Of the training, which says what is learned.
     """
 
-    def __init__(self, photos, tokenizer, objectives=OBJECTIVES, most: int = 5000) -> None:
-        self.photos, self.tokenizer, self.most = photos, tokenizer, most
-        self.objectives = objectives
+    def __init__(self, photos, losses: Stage1Losses) -> None:
+        self.losses, self.tokenizer = losses, losses.tokenizer
+        self.most, self.objectives = losses.recipe.watch, losses.recipe.objectives
+        self.photos, self.questions = photos, None
+        if losses.questions is not None:
+            self.photos, self.questions = photos.only("captions"), photos.only("qa")
 
     def __call__(self, model, device) -> dict[str, float]:
         """Measure, with one caption of each photo standing for its texts."""
@@ -278,7 +360,27 @@ class Stage1Validation:
         if itm:
             figures["itm_hard"] = float(np.mean(itm))
         figures["temperature"] = float(model.temperature.detach())
+        if self.questions is not None:
+            figures["answer"] = self._answers(model, device)
+        if self.losses.critic is not None and self.losses.critic.scores:
+            figures["drawn_cider"] = float(np.mean(self.losses.critic.scores))
+            self.losses.critic.scores.clear()
         return figures
+
+    def _answers(self, model, device) -> float:
+        """Loss of ITG on answers."""
+        import numpy as np
+
+        from train.inputs import watched_rows
+
+        rows = watched_rows(len(self.questions), self.most)
+        found = []
+        for part in np.array_split(rows, max(1, len(rows) // 64)):
+            asked = self.losses.asked(self.questions.batch(part), device, all_features=True)
+            if model.image_reader.encoder is not None:
+                asked.features = model.image_reader.encoder(asked.features)
+            found.append(float(model.answer_loss(asked)))
+        return float(np.mean(found))
 
     def _match(self, model, states, ids, mask, image, text) -> float:
         """Share of photos that ITM scores higher with their own text than with the hardest."""

@@ -52,6 +52,8 @@ def run(recipe: Recipe) -> None:
         raise UserError("ITC, ITM and ITG are learned in stage 1; leave objectives out.")
     if recipe.hide_pieces:
         raise UserError("Word pieces are hidden in stage 1; leave hide_pieces out.")
+    if recipe.questions:
+        raise UserError("questions are learned beside pairs in stage 1; give texts: both instead.")
     if recipe.samples == 1 or (recipe.samples and (recipe.pool or recipe.shard)):
         raise UserError(
             f"samples: {recipe.samples} doesn't go with this recipe; give at least 2, without pool "

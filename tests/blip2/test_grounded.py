@@ -81,7 +81,7 @@ def test_beams_are_scored_by_what_the_text_branch_gives_each_piece(tokenizer):
             ids, mask = tokenizer([text.lower()])
             ids[:, 0] = model.dec_token_id
             with torch.no_grad():
-                kept = model.qformer.encode_image(own).query_cache
+                kept = model.qformer.encode_image(own).cache
                 logits = model.lm_logits(model.qformer.decode(ids, mask, kept)).log_softmax(-1)
             return float(logits[0, :-1].gather(1, ids[0, 1:, None]).sum())
 

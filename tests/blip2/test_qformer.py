@@ -104,11 +104,41 @@ def test_separate_passes_equal_the_joint_pass(qformer, image):
         alone = qformer.encode_image(image)
         text = qformer.encode_text(IDS, MASK).text
         causal = qformer(image, IDS, MASK, "multimodal_causal")
-        decoded = qformer.decode(IDS, MASK, alone.query_cache)
+        decoded = qformer.decode(IDS, MASK, alone.cache)
     real = MASK.bool()
     torch.testing.assert_close(alone.queries, joint.queries, rtol=0, atol=1e-5)
     torch.testing.assert_close(text[real], joint.text[real], rtol=0, atol=1e-5)
     torch.testing.assert_close(decoded[real], causal.text[real], rtol=0, atol=1e-5)
+
+
+def test_an_answer_sees_what_queries_and_question_read(qformer, image):
+    """The slow way: the question's padding cut off, the answer behind it in one pass a row."""
+    answer = torch.tensor([[9, 6, 8], [9, 7, 2]])
+    with torch.no_grad():
+        read = qformer(image, IDS, MASK, "bidirectional").cache
+        queries = MASK.new_ones(2, QFORMER.num_queries)
+        seen = torch.cat([queries, MASK], dim=1)
+        decoded = qformer.decode(answer, torch.ones_like(answer), read, seen)
+        blind = qformer.decode(answer, torch.ones_like(answer), read)
+        for row in range(2):
+            length = int(MASK[row].sum())
+            own = image.select(torch.tensor([row]))
+            ids = IDS[row : row + 1, :length]
+            alone = qformer(own, ids, torch.ones_like(ids), "bidirectional").cache
+            single = qformer.decode(answer[row : row + 1], torch.ones(1, 3), alone)
+            torch.testing.assert_close(decoded[row : row + 1], single, rtol=0, atol=1e-5)
+    assert not torch.allclose(blind, decoded, atol=1e-3)  # or padding would not matter
+
+
+def test_piece_by_piece_equals_the_text_at_once(qformer, image):
+    ids = IDS[:, :4]
+    with torch.no_grad():
+        cache = qformer.encode_image(image).cache
+        whole = qformer.decode(ids, torch.ones_like(ids), cache)
+        for position in range(4):
+            text, cache = qformer.decode_next(ids[:, position : position + 1], position, cache)
+            torch.testing.assert_close(text[:, 0], whole[:, position], rtol=0, atol=1e-5)
+    assert cache[0].key.shape[2] == QFORMER.num_queries + 4
 
 
 def test_selecting_image_states_equals_computing_them(qformer):

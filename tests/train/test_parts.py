@@ -98,11 +98,27 @@ def test_turns_embed_again_what_they_embedded(folder, precision):
     assert len(found) == 2
 
 
-def whole_stage1(folder, parts):
+def whole_stage1(folder, parts, settings=()):
     """Stage 1 on the whole batch at once, but for ITM, whose negatives stay within a part."""
-    model, losses = tiny_ranks.stage1(folder, 1)
+    model, losses = tiny_ranks.stage1(folder, 1, settings)
+    answered, answers = [], []
     images, texts, every_id, itm, hidden, targets, hides = [], [], [], [], [], [], 0
     for number in range(parts):
+        if losses.questions:
+            seed_step(0, 0, number)
+            batch = losses.questions.batch_at(0, 12, Part(number, parts))
+            states = model.image_states(batch.features, draw_tokens(12 // parts, 9, 0.7))
+            ids, mask = losses.tokenizer(batch.questions)
+            cache = model.qformer(states, ids, mask, "bidirectional").cache
+            seen = torch.cat([mask.new_ones(len(mask), 4), mask], 1)
+            words = [text.removeprefix("a ").removeprefix("the ") for text in batch.captions]
+            ids, mask = losses.tokenizer(words)
+            read = ids.clone()
+            read[:, 0] = model.dec_token_id
+            decoded = model.qformer.decode(read, mask, cache, seen)
+            kept = mask[:, 1:].bool()
+            answered.append(model.lm_logits(decoded[:, :-1][kept]))
+            answers.append(ids[:, 1:][kept])
         seed_step(0, 0, number)
         batch = losses.photos.batch_at(0, BATCH, Part(number, parts))
         ids, mask = losses.tokenizer(batch.captions)
@@ -118,7 +134,7 @@ def whole_stage1(folder, parts):
         itm.append(itm_loss(logits, (torch.arange(3 * len(ids)) < len(ids)).long()))
         inputs = read.clone()
         inputs[:, 0] = model.dec_token_id
-        decoded = model.qformer.decode(inputs, mask, encoded.query_cache)
+        decoded = model.qformer.decode(inputs, mask, encoded.cache)
         kept = mask[:, 1:].bool()
         hidden.append(model.lm_logits(decoded[:, :-1][kept]))
         targets.append(ids[:, 1:][kept])
@@ -134,6 +150,10 @@ def whole_stage1(folder, parts):
             torch.cat(hidden), torch.cat(targets), label_smoothing=0.1
         ),
     }  # fmt: skip
+    if answered:
+        found["answer"] = torch.nn.functional.cross_entropy(
+            torch.cat(answered), torch.cat(answers), label_smoothing=0.1
+        )
     sum(found.values()).backward()
     return model, found
 
@@ -148,6 +168,7 @@ def whole_stage2(folder, words):
 @pytest.mark.parametrize(
     ("stage", "ranks", "accumulate"),
     [("stage1", 1, 1), ("stage1", 2, 1), ("stage1", 1, 2), ("stage1", 2, 2), ("stage2", 2, 2),
+     ("stage1 asked", 1, 1), ("stage1 asked", 2, 2),
      ("stage1 shard", 2, 2), ("stage2 shard", 2, 2), ("stage2 split", 1, 2)],
 )  # fmt: skip
 def test_ranks_and_turns_give_the_gradients_of_the_whole_batch(folder, stage, ranks, accumulate):
@@ -163,7 +184,7 @@ def test_ranks_and_turns_give_the_gradients_of_the_whole_batch(folder, stage, ra
     assert done.returncode == 0, done.stderr[-2000:]
     found = load_file(folder / f"{name}.safetensors")
     if stage == "stage1":
-        model, losses = whole_stage1(folder, ranks * accumulate)
+        model, losses = whole_stage1(folder, ranks * accumulate, tuple(words))
     else:
         model, losses = whole_stage2(folder, tuple(words))
     for loss, value in losses.items():

@@ -12,6 +12,8 @@ from PIL import Image
 from blip2 import Blip2, Blip2Retriever
 from blip2.checkpoints import EMBEDDED, read_tensors
 from blip2.config import PRESETS, Blip2Config
+from blip2.decoding import Decoding
+from blip2.errors import UserError
 from blip2.language import LANGUAGE_MODELS
 from blip2.representation import Representation
 from blip2.vision import IMAGE_ENCODERS
@@ -19,7 +21,7 @@ from blip2.visual_prompt import VisualPrompt
 from tests.tiny import QFORMER, STAGE1, STAGE2, Cells, language_model, text_tokenizer
 from train import evaluate, inputs, make_qa, stage1, stage2
 from train.config import Recipe, model_config
-from train.data import Batch
+from train.data import Batch, CaptionedPhotos
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 220)}
 THINGS = {"dog": 0, "cat": 85, "ball": 170, "bike": 255}  # a shade of grey each
@@ -164,6 +166,55 @@ def test_what_goes_on_from_mini_learns_to_answer_by_itself():
     saved = EMBEDDED / "mini"
     assert Blip2Config.read(saved / "config.json").grounding == "mini-itm"
     assert model_config(str(saved), 2).grounding == "" == PRESETS["mini"].grounding
+
+
+def test_stage_1_learns_to_answer_what_it_sees(trained, tmp_path, capfd):
+    """Colour and thing of painted photos, by the command, as a model that is asked says them."""
+    shard = tmp_path / "asked.tar"
+    with tarfile.open(shard, "w") as tar:
+        for number, (colour, thing) in enumerate(PHOTOS):
+            file = io.BytesIO()
+            painted(colour, thing).save(file, "PNG")
+            qa = [{"question": "what is in this photo ?", "answers": [thing, f"a {thing}"]},
+                  {"question": "what is red or green or blue ?", "answers": [colour]}]  # fmt: skip
+            text = {"image_id": f"a{number}", "captions": [f"a {colour} {thing}"], "qa": qa}
+            for suffix, data in (("png", file.getvalue()), ("json", json.dumps(text).encode())):
+                member = tarfile.TarInfo(f"a{number}.{suffix}")
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    arguments = [str(trained / "tiny-itm.yaml"), f"data={shard}", f"start={trained}/one/model"]
+    arguments += [f"output={tmp_path}/asked", "texts=both", "questions=12", "match_share=0.5"]
+    arguments += ["samples=3", "drawn_share=0.5", "reward=0.1", f"cache={tmp_path}/cache"]
+    assert stage1.main([*arguments, *STEPS, "epochs=120"]) == 0
+    said = capfd.readouterr()
+    assert "answer" in said.out + said.err and "reward" in said.out + said.err
+    retriever = Blip2Retriever.from_pretrained(str(tmp_path / "asked" / "model"), device="cpu")
+    assert Blip2Config.read(tmp_path / "asked" / "model" / "config.json").answers_questions
+    assert Blip2Retriever.from_pretrained(str(trained / "one" / "model")).answerer is None
+    states = retriever.states_of([painted(*photo) for photo in PHOTOS])
+    for question, place in (("what is red or green or blue ?", 0), ("what is in this photo ?", 1)):
+        answers = retriever.answerer.generate(states, [question] * 12, Decoding())
+        right = [answer == photo[place] for answer, photo in zip(answers, PHOTOS, strict=True)]
+        assert sum(right) >= 10, (question, answers)
+
+
+def test_captions_and_questions_take_turns_by_themselves(trained, tmp_path):
+    assert make_qa.main([f"{trained}/photos.tar", "--out", str(tmp_path / "qa")]) == 0
+    source = f"2x {tmp_path}/qa-000000.tar, {trained}/dev.tar"
+    photos = CaptionedPhotos(source, "cells", tmp_path / "cache", texts="both")
+    captions, questions = photos.only("captions"), photos.only("qa")
+    assert len(captions) == 24 and len(questions) == len(photos) - 24 > 12
+    assert captions.steps_per_epoch(4) == (2 * 12 + 12) // 4
+    assert questions.steps_per_epoch(4) == 2 * len(questions) // 4  # dev.tar has none
+    seen = [captions.batch_at(step, 4) for step in range(9)]
+    assert all(question == "" for batch in seen for question in batch.questions)
+    names = [int(name) for batch in seen for name in batch.image_ids]
+    assert sorted(names.count(name) for name in set(names)) == [1] * 12 + [2] * 12
+    asked = [questions.batch_at(step, 4) for step in range(4)]
+    assert all(question for batch in asked for question in batch.questions)
+    assert captions.features is questions.features
+    with pytest.raises(UserError, match="No photo of data has answered questions"):
+        CaptionedPhotos(f"{trained}/dev.tar", "cells", tmp_path, texts="both").only("qa")
 
 
 def test_the_ablation_learns_fewer_objectives_with_more_queries(folder, tmp_path, capfd):
@@ -355,6 +406,14 @@ def test_the_report_of_a_trained_retriever(trained, capsys):
         (stage2, ["preset=tiny", "prompts=[a]", "hide_pieces=0.1"], "hidden in stage 1"),
         (stage1, ["average_last=3"], "average_last needs as many checkpoints; set keep"),
         (stage1, ["hide_pieces=1"], "hide_pieces is 1.0; choose at most 0.9"),
+        (stage1, ["texts=qa"], "Stage 1 learns from captions; leave texts out, or give texts:"),
+        (stage1, ["texts=both"], "give texts: both and questions: N"),
+        (stage1, ["questions=4"], "give texts: both and questions: N"),
+        (stage1, ["samples=1"], "samples: 1 has nothing to be compared with"),
+        (stage1, ["samples=2", "pool=1"], "need the list of all photos; set pool: 0"),
+        (stage1, ["texts=both", "questions=4"], "No photo of data has answered questions"),
+        (stage1, ["match_share=0"], "match_share is 0.0; choose at least 0.01"),
+        (stage2, ["preset=tiny", "prompts=[a]", "questions=4"], "learned beside pairs in stage 1"),
     ],
 )
 def test_errors_are_one_line(folder, capsys, stage, overrides, said):

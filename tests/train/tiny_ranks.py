@@ -1,7 +1,8 @@
 """One step of a stage in parts: `torchrun -m tests.train.tiny_ranks FOLDER STAGE ACCUMULATE NAME`.
 
 Writes the summed losses and the gradients of the whole batch to FOLDER/NAME.safetensors. With the
-word `shard` after them the model is cut over the processes, with `split` captions are.
+word `shard` after them the model is cut over the processes, with `split` captions are, and with
+`asked` stage 1 learns to answer questions, too.
 """
 
 import os
@@ -30,6 +31,7 @@ def recipe(folder: Path, accumulate: int, name: str = "", words: tuple = ()) -> 
         token_keep=0.7, hide_pieces=0.3, clip_norm=0,
         prompts=("describe this photo", "what is this"),
         shard="shard" in words, split_captions="split" in words,
+        texts="both" if "asked" in words else "captions", questions=12 * ("asked" in words),
         warmup_steps=0, validate_every=100, save_every=100, weight_decay=0, learning_rate=1e-3,
     )  # fmt: skip
 
@@ -44,7 +46,7 @@ def stage1(folder: Path, accumulate: int, words: tuple = ()):
     torch.manual_seed(0)
     model = Representation(STAGE1)
     settings = recipe(folder, accumulate, words=words)
-    photos = CaptionedPhotos(settings.data, "cells", settings.cache)
+    photos = CaptionedPhotos(settings.data, "cells", settings.cache, texts=settings.texts)
     return model, Stage1Losses(settings, photos, TextTokenizer(folder / "start", 16))
 
 

@@ -36,6 +36,10 @@ def prepare(folder: Path, names: str = "p") -> None:
             text = {
                 "image_id": f"{names}{number}",
                 "captions": [f"a red {words}", f"a blue {words}"],
+                "qa": [
+                    {"question": "what is this", "answers": [words, f"a {words}"]},
+                    {"question": "what is red in this photo", "answers": [f"the {words}"]},
+                ],
             }
             for suffix, data in (("png", file.getvalue()), ("json", json.dumps(text).encode())):
                 member = tarfile.TarInfo(f"{names}{number}.{suffix}")

@@ -1,0 +1,125 @@
+"""Questions answered by the Q-Former itself: which, and against the plain loop."""
+
+import pytest
+import torch
+
+from blip2.answering import AnswerWriter, asks_in_brief
+from blip2.decoding import Decoding
+from blip2.presence import thing_asked_for
+from tests.blip2.test_grounded import blip2, photos, representation, retriever, seen
+from tests.blip2.test_grounded import tokenizer as tokenizer
+
+QUESTIONS = ["what is the dog on ?", "is the cat red ?", "what jumps in the snow ?"]
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "What color is the cat's collar?",
+        "What color is it?",
+        "How many people are there?",
+        "how many people are wearing a red hat?",
+        "Is the train occupied?",
+        "What is the man doing?",
+        "Where is the dog?",
+        "What is on the table?",
+        "what is on the right side of the cabinet?",
+        "Is this a kitchen?",
+        "Who is holding the ball?",
+        "What sport is being played?",
+    ],
+)
+def test_what_a_word_can_answer_is_asked_in_brief(question):
+    assert asks_in_brief(question)
+    assert asks_in_brief(f"  {question}\n")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Describe this photo.",
+        "What is in this photo?",
+        "What is this?",
+        "What does this photo show?",
+        "What is happening?",
+        "What is happening in this picture?",
+        "What do you see?",
+        "What is depicted here?",
+        "What about the cat?",
+        "What color?",
+        "What else is there?",
+        "Can you describe the cat?",
+        "How would you describe it?",
+        "Why is the man smiling?",
+        "What color is the cat",  # no question mark
+        "What color is the cat? Answer at length.",
+        "What color is the cat? And the dog?",
+        "Write a short caption.",
+        "a dog?",
+        "",
+    ],
+)
+def test_all_else_is_for_the_language_model(text):
+    assert not asks_in_brief(text)
+
+
+def plain_answer(model, words, states, row, question, most):
+    """One piece after the other, everything read again from the photo on, nothing padded."""
+    own = states.select(torch.tensor([row]))
+    ids, mask = words([question])
+    answer = torch.tensor([[model.dec_token_id]])
+    with torch.no_grad():
+        for _ in range(most):
+            cache = model.qformer(own, ids, mask, "bidirectional").cache
+            text = model.qformer.decode(answer, torch.ones_like(answer), cache)
+            piece = int(model.lm_logits(text[:, -1]).argmax())
+            if piece == words.sep_token_id:
+                break
+            answer = torch.cat([answer, torch.tensor([[piece]])], 1)
+    return words.decode(answer[:, 1:])[0]
+
+
+def test_answers_are_those_of_the_plain_loop(tokenizer):
+    """Questions of unequal length in one batch, so that there is padding between."""
+    model = representation()
+    states = seen(model)
+    asked = [QUESTIONS[row % 3] for row in range(6)]
+    greedy = Decoding(max_new_tokens=6, min_new_tokens=0)
+    said = AnswerWriter(model, tokenizer).generate(states, asked, greedy)
+    plain = [plain_answer(model, tokenizer, states, row, asked[row], 6) for row in range(6)]
+    assert said == plain
+    assert len(set(said)) > 2
+    other = AnswerWriter(model, tokenizer).generate(states, asked[1:] + asked[:1], greedy)
+    assert other != said  # it reads what is asked
+
+
+def test_beams_of_a_batch_are_those_of_each_question(tokenizer):
+    model = representation()
+    states, writer = seen(model, 3), AnswerWriter(model, tokenizer)
+    beams = Decoding(num_beams=3, max_new_tokens=4)
+    alone = [
+        writer.candidates(states.select(torch.tensor([row])), [asked], beams, 2)[0]
+        for row, asked in enumerate(QUESTIONS)
+    ]
+    for one, other in zip(writer.candidates(states, QUESTIONS, beams, 2), alone, strict=True):
+        assert [text for text, _ in one] == [text for text, _ in other]
+        assert [s for _, s in one] == pytest.approx([s for _, s in other], abs=1e-4)
+
+
+def test_stage_1_answers_where_it_was_taught_to(tokenizer):
+    taught, short = retriever(tokenizer, answers_questions=True), {"max_new_tokens": 4}
+    model, untaught = blip2(taught), blip2(retriever(tokenizer))
+    photo = photos()[1]
+    question = "what is the dog on?"
+    expected = taught.answerer.generate(taught.states_of([photo]), [question], Decoding(**short))[0]
+    assert model.generate(photo, question, **short) == expected
+    assert untaught.grounding.answerer is None
+    assert untaught.generate(photo, question, **short) != expected
+    assert model.generate(photo, f"Question: {question} Answer:", **short) == expected
+    # Descriptions, presence and everything else go where they went.
+    for other in ("", "is there a dog?", "what is this?"):
+        assert model.generate(photo, other, **short) == untaught.generate(photo, other, **short)
+    assert thing_asked_for("is there a dog?") == "a dog"
+    chat = model.chat(photo)
+    assert chat.ask(question, **short) == expected
+    assert "".join(chat.stream(question, **short)) == expected
