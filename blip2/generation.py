@@ -246,9 +246,11 @@ class Blip2:
             The photo can't be used, or the prompt is too long.
         """
         asked = self._asked(prompt)  # refuses what :meth:`generate` refuses
-        if self.witness(asked):
-            with watch(self.grounding.model.qformer) as seen:
-                self.grounding.embed_states(self.grounding.states_of([photo]))
+        if witness := self.witness(asked):
+            who, about = witness
+            states = self.grounding.states_of([photo])
+            with torch.inference_mode(), watch(self.grounding.model.qformer) as seen:
+                who.look(states, [about])
             return photo_maps(seen, self.grounding.encoder)[0]
         with watch(self.prompt.qformer) as seen:
             self.visual_prompt([photo], [prompt])

@@ -63,6 +63,10 @@ class QFormerWriter(FrozenLanguageModel):
             "query_states": seen,
         }
 
+    def look(self, visual: ImageStates, texts: Sequence[str]) -> None:
+        """Read photos and what is asked of them, and no more, for whoever watches."""
+        self.inputs(visual, texts)
+
     def generate(
         self,
         visual: ImageStates,

@@ -57,6 +57,10 @@ class PresenceJudge:
         # At 0 or 1 there would be no odds to weigh.
         self.match, self.threshold = match, min(max(threshold, 1e-6), 1 - 1e-6)
 
+    def look(self, visual: ImageStates, texts: Sequence[str]) -> None:
+        """Read photos and what is asked of them, and no more, for whoever watches."""
+        self.match(visual, texts)
+
     def generate(
         self, visual: ImageStates, texts: Sequence[str], decoding: Decoding, memory: Any = None
     ) -> list[str]:

@@ -7,6 +7,7 @@ Examples
     python -m train.prepare photos --out shards/train
     python -m train.prepare captions_train2017.json@train2017 --out shards/coco --side 256
     python -m train.prepare dataset_coco.json@images#test --out shards/coco-test --no-shuffle
+    python -m train.prepare 'vqa/*.tar' --out shards/coco-vqa --held-out 0.1
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import os
 import random
 import sys
 import tarfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +35,16 @@ HELD = 4000  # samples in memory while they are shuffled
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command; 2 after an error that the user can put right, said on stderr."""
     args = _parser().parse_args(argv)
-    report, shards = prepare(
-        args.source, args.out, args.per_shard, args.side, None if args.no_shuffle else args.seed
-    )
-    tell(
-        report, shards, f"{report.samples} photos in {len(shards)} shards, "
-        f"{len(report.broken)} left out"
-    )  # fmt: skip
+    seed = None if args.no_shuffle else args.seed
+    if not args.held_out:
+        made = [prepare(args.source, args.out, args.per_shard, args.side, seed)]
+    else:
+        made = hold_out(args.source, args.out, args.held_out, args.per_shard, args.side, seed)
+    for report, shards in made:
+        tell(
+            report, shards, f"{report.samples} photos in {len(shards)} shards, "
+            f"{len(report.broken)} left out"
+        )  # fmt: skip
 
 
 def tell(report: ShardReport, shards: Sequence[Path], summary: str) -> None:
@@ -51,8 +55,54 @@ def tell(report: ShardReport, shards: Sequence[Path], summary: str) -> None:
     print(f"data: {shards[0].parent}/{shards[0].name.rpartition('-')[0]}-*.tar")
 
 
+def hold_out(
+    source: str,
+    out: Path,
+    share: float,
+    per_shard: int = 1000,
+    side: int = 0,
+    seed: int | None = 0,
+) -> list[tuple[ShardReport, list[Path]]]:
+    """Write the last photos by name to ``held-<out>-000000.tar``, never to be trained on.
+
+    Which they are depends on the names alone, so that everybody holds out the same.
+
+    Parameters
+    ----------
+    share : float
+        Of the photos, rounded down.
+    source, out, per_shard, side, seed
+        As for :func:`prepare`, which says the rest; what it gives comes twice, first of the others.
+
+    Raises
+    ------
+    UserError
+        As there; also where nothing would be held out, or nothing left.
+    """
+    from train.sources import find_sources
+
+    parts = find_sources(source)
+    samples = (sample for part in parts for sample in part.samples(ShardReport(), False))
+    names = sorted({sample.image_id for sample in samples})
+    held = set(names[len(names) - int(len(names) * share) :])
+    if not 0 < len(held) < len(names):
+        raise UserError(f"A share of {share:g} of {len(names)} photos can't be held out.")
+    aside = out.with_name(f"held-{out.name}")
+    for place in (out, aside):
+        check_new(place)
+    return [
+        prepare(source, place, per_shard, side, seed, wanted)
+        for place, wanted in ((out, set(names) - held), (aside, held))
+    ]
+
+
 def prepare(
-    source: str, out: Path, per_shard: int = 1000, side: int = 0, seed: int | None = 0
+    source: str,
+    out: Path,
+    per_shard: int = 1000,
+    side: int = 0,
+    seed: int | None = 0,
+    wanted: Collection[str] | None = None,
 ) -> tuple[ShardReport, list[Path]]:
     """Write shards ``<out>-000000.tar`` and so on.
 
@@ -72,6 +122,8 @@ def prepare(
         0 keeps the files as they are.
     seed : int, optional
         Of the order; None keeps the source's.
+    wanted : collection of str, optional
+        Take only photos of these names.
 
     Returns
     -------
@@ -95,6 +147,8 @@ def prepare(
     check_new(out)
     report = ShardReport()
     samples = (sample for part in sources for sample in part.samples(report))
+    if wanted is not None:
+        samples = _wanted(samples, wanted, report)
     if seed is not None:
         samples = _shuffled(samples, seed)
     every = 0.1 if sys.stderr.isatty() else 15
@@ -156,6 +210,16 @@ def write_shards(
         for path in aside:
             path.unlink(missing_ok=True)
     return shards
+
+
+def _wanted(
+    samples: Iterator[Sample], names: Collection[str], report: ShardReport
+) -> Iterator[Sample]:
+    for sample in samples:
+        if sample.image_id in names:
+            yield sample
+        else:
+            report.samples -= 1
 
 
 def _shuffled(samples: Iterator[Sample], seed: int) -> Iterator[Sample]:
@@ -292,6 +356,14 @@ def write_shard(
     return count
 
 
+def share(text: str) -> float:
+    """A share of all, above 0 and below 1, for a command line."""
+    value = float(text)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is no share between 0 and 1")
+    return value
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m train.prepare",
@@ -305,6 +377,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--per-shard", type=positive, default=1000, metavar="N", help="photos (1000)")
     add("--side", type=positive, default=0, metavar="PIXELS", help="scale to squares of this side")
     add("--seed", type=int, default=0, metavar="N", help="of the order (0)")
+    add("--held-out", type=share, default=0, metavar="SHARE",
+        help="of the photos, the last by name: into held-NAME-000000.tar ...")  # fmt: skip
     add("--no-shuffle", action="store_true", help="keep the order")
     return parser
 

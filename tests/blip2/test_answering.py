@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from blip2.answering import AnswerWriter, asks_in_brief
+from blip2.attention import photo_maps, watch
 from blip2.decoding import Decoding
 from blip2.presence import thing_asked_for
 from tests.blip2.test_grounded import blip2, photos, representation, retriever, seen
@@ -120,6 +121,13 @@ def test_stage_1_answers_where_it_was_taught_to(tokenizer):
     for other in ("", "is there a dog?", "what is this?"):
         assert model.generate(photo, other, **short) == untaught.generate(photo, other, **short)
     assert thing_asked_for("is there a dog?") == "a dog"
+    # The heat map is of queries that have read the question.
+    maps = [model.attention(photo, text) for text in ("", question, "what is the cat on?")]
+    with watch(taught.model.qformer) as looked, torch.no_grad():
+        taught.model.read_question(taught.states_of([photo]), *tokenizer([question]))
+    torch.testing.assert_close(maps[1], photo_maps(looked, taught.encoder)[0])
+    assert not torch.allclose(maps[0], maps[1], atol=1e-4)
+    assert not torch.allclose(maps[1], maps[2], atol=1e-4)
     chat = model.chat(photo)
     assert chat.ask(question, **short) == expected
     assert "".join(chat.stream(question, **short)) == expected

@@ -159,6 +159,11 @@ def test_heat_maps_are_of_who_answers(tokenizer):
     with watch(stage1.model.qformer) as looked:
         stage1.embed_images([split])
     assert torch.equal(model.attention(split), photo_maps(looked, stage1.encoder)[0])
+    with watch(stage1.model.qformer) as looked:
+        stage1.match([split], ["a dog"])
+    there = model.attention(split, "is there a dog ?")
+    assert torch.equal(there, photo_maps(looked, stage1.encoder)[0])
+    assert not torch.allclose(there, model.attention(split), atol=1e-4)
     assert not torch.allclose(model.attention(split), model.attention(split, "a dog"), atol=1e-4)
 
 

@@ -221,6 +221,27 @@ def test_the_seed_decides_the_order(tmp_path, monkeypatch):
     assert all(sorted(order) == orders[3] for order in orders)
 
 
+def test_the_last_by_name_are_held_out(tmp_path, capsys):
+    for number in range(25):
+        write_photo(tmp_path / "p" / f"{number:02d}.jpg", number)
+        (tmp_path / "p" / f"{number:02d}.txt").write_text(f"photo {number}")
+    arguments = [str(tmp_path / "p"), "--out", str(tmp_path / "s" / "mine"), "--per-shard", "9"]
+    assert prepare.main([*arguments, "--held-out", "0.1"]) == 0
+    said = capsys.readouterr().out
+    assert "23 photos in 3 shards, 0 left out" in said and "2 photos in 1 shards" in said
+    held = {s.image_id: s.captions for s in iter_samples(f"{tmp_path}/s/held-mine-*.tar")}
+    assert held == {"23": ["photo 23"], "24": ["photo 24"]}
+    others = sorted(s.image_id for s in iter_samples(f"{tmp_path}/s/mine-*.tar"))
+    assert others == [f"{number:02d}" for number in range(23)]
+    assert prepare.main([*arguments, "--held-out", "0.1"]) == 2  # they are there already
+    few = [str(tmp_path / "p"), "--out", str(tmp_path / "few"), "--held-out", "0.03"]
+    assert prepare.main(few) == 2
+    assert "A share of 0.03 of 25 photos can't be held out" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        prepare.main([*few[:-1], "1.5"])
+    assert "1.5 is no share between 0 and 1" in capsys.readouterr().err
+
+
 COMMANDS = ["prepare", "stage1", "stage2", "evaluate", "capfilt", "make_qa", "consensus", "average"]
 
 
