@@ -29,20 +29,22 @@ def similarity(image_embeds: Tensor, text_embeds: Tensor) -> Tensor:
         return torch.einsum("iqd,td->itq", image_embeds, text_embeds).amax(-1)
 
 
-def itc_targets(image_ids: Tensor) -> Tensor:
+def itc_targets(image_ids: Tensor, texts: int = 1) -> Tensor:
     """Which text belongs to which photo: equal ids share their pairs evenly.
 
     Parameters
     ----------
     image_ids : Tensor
-        ``[B]`` integers, one for each pair of the batch.
+        ``[B]`` integers, one for each photo of the batch.
+    texts : int
+        Texts of each photo, which stand side by side.
 
     Returns
     -------
     Tensor
-        ``[B, B]``, rows sum to 1.
+        ``[B, B * texts]``, rows sum to 1.
     """
-    same = (image_ids[:, None] == image_ids[None, :]).float()
+    same = (image_ids[:, None] == image_ids.repeat_interleave(texts)[None, :]).float()
     return same / same.sum(1, keepdim=True)
 
 
@@ -54,7 +56,8 @@ def itc_loss(
     Parameters
     ----------
     sim : Tensor
-        ``[B, B]``, photos by texts, from :func:`similarity`.
+        ``[B, T]``, photos by texts, from :func:`similarity`; the texts of each photo, equally many,
+        stand side by side.
     temperature : Tensor
         Scalar divisor, learned.
     image_ids : Tensor
@@ -68,9 +71,11 @@ def itc_loss(
         Scalar.
     """
     logits = sim / temperature
-    targets = itc_targets(image_ids)
-    image_to_text = F.cross_entropy(logits, targets, label_smoothing=label_smoothing)
-    text_to_image = F.cross_entropy(logits.T, targets, label_smoothing=label_smoothing)
+    texts = sim.shape[1] // sim.shape[0]
+    of_photos = itc_targets(image_ids, texts)
+    of_texts = itc_targets(image_ids).repeat_interleave(texts, 0)
+    image_to_text = F.cross_entropy(logits, of_photos, label_smoothing=label_smoothing)
+    text_to_image = F.cross_entropy(logits.T, of_texts, label_smoothing=label_smoothing)
     return (image_to_text + text_to_image) / 2
 
 
@@ -81,11 +86,11 @@ class JointBatch:
     Attributes
     ----------
     image_embeds, text_embeds : Tensor
-        ``[N, Q, d]`` and ``[N, d]``.
+        ``[N, Q, d]`` and ``[N, d]``, or several texts of each photo side by side.
     image_ids : Tensor
         ``[N]``
     start : int
-        Where the part at hand stands.
+        Where the part's photos stand.
     """
 
     image_embeds: Tensor
@@ -117,10 +122,13 @@ def joint_itc_loss(
     Tensor
         Scalar.
     """
-    start, stop = joint.start, joint.start + len(image_embeds)
+    each = len(text_embeds) // len(image_embeds)
     images, texts = (
-        torch.cat([every[:start], own, every[stop:]])
-        for every, own in ((joint.image_embeds, image_embeds), (joint.text_embeds, text_embeds))
+        torch.cat([every[:start], own, every[start + len(own) :]])
+        for every, own, start in (
+            (joint.image_embeds, image_embeds, joint.start),
+            (joint.text_embeds, text_embeds, joint.start * each),
+        )
     )
     parts = len(joint.image_ids) / len(image_embeds)
     # Each part differentiates the whole loss with respect to it, so each takes its share.

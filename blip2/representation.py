@@ -212,7 +212,8 @@ class Representation(nn.Module):
         features : Tensor
             ``[B, N, C]`` frozen image features.
         ids, mask : Tensor
-            ``[B, T]`` captions, ``[CLS] ... [SEP]`` and padding.
+            ``[B, T]`` captions, ``[CLS] ... [SEP]`` and padding; or several of each photo, side by
+            side, ``[B * K, T]``: ITC reads all, ITM and ITG the first.
         image_ids : Tensor
             ``[B]`` integers; pairs of one photo share theirs.
         hardness : float
@@ -226,11 +227,11 @@ class Representation(nn.Module):
             drawn.
         join : callable, optional
             Where the pairs are a part of a larger batch: from the part's embeddings
-            ``[B, Q, d]`` and ``[B, d]`` to the whole's. ``itc`` is then the part's share in the
+            ``[B, Q, d]`` and ``[B * K, d]`` to the whole's. ``itc`` is then the part's share in the
             loss of the whole, see :func:`blip2.objectives.joint_itc_loss`; the other losses are
             the part's own, and ITM's negatives come from it.
         read_ids : Tensor, optional
-            ``[B, T]``, the captions as they are read, with some pieces behind ``[MASK]``; ITG
+            As ``ids``, the captions as they are read, with some pieces behind ``[MASK]``; ITG
             predicts those of ``ids`` all the same. Default ``ids``.
         match_share : float
             Share of the pairs, the first of them, whose matching is learned: ITM is two thirds of
@@ -259,6 +260,8 @@ class Representation(nn.Module):
             joint = join(image_embeds, text_embeds)
             itc = joint_itc_loss(image_embeds, text_embeds, self.temperature, joint)
             losses = {"itc": itc}
+        each = len(ids) // len(image)
+        ids, read_ids, mask, sim = ids[::each], read_ids[::each], mask[::each], sim[:, ::each]
         if "itm" in objectives:
             wrong = hard_negatives(sim, self.temperature, image_ids, hardness)
             losses["itm"] = self._itm(image, read_ids, mask, *wrong, match_share)

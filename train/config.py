@@ -129,7 +129,8 @@ class Recipe:
     split_captions : bool
         Stage 2 of an encoder-decoder: the first part of a caption is read, the rest is written.
     captions_at_once : int
-        Stage 2: captions of a photo that one step learns; the photo is read once for all.
+        Captions of a photo that one step learns; the photo is read once for all. In stage 1 that
+        is ITC, where they share the photo's target; ITM and ITG learn the first of them.
     typical : int
         Draw only so many captions of a photo, those that agree most with its others; 0 draws all.
     turns : int

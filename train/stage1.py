@@ -221,7 +221,8 @@ class Stage1Losses:
         losses = model(features, ids, mask, own_ids, hardness, kept, *settings, join, *more)
         # ITC comes as a share; ITG is a mean over word pieces, the others over pairs. The reward
         # of a batch is the mean of its parts'.
-        shares = {"itc": 1.0, "itg": int(mask[:, 1:].sum()) / self._pieces}
+        written = mask[:: self.recipe.captions_at_once, 1:]
+        shares = {"itc": 1.0, "itg": int(written.sum()) / self._pieces}
         if asked is not None:
             shares["answer"] = int(asked.answer_mask[:, 1:].sum()) / self._answered
         parts = {name: loss * shares.get(name, 1 / part.count) for name, loss in losses.items()}
@@ -252,8 +253,11 @@ class Stage1Losses:
         from train.inputs import hide_pieces, kept_tokens
 
         batch = self._turns[part.turn]
-        ids, mask = self.tokenizer(batch.captions)
-        kept = kept_tokens(self.recipe, self.photos, len(ids), device)
+        several = self.recipe.captions_at_once
+        ids, mask = self.tokenizer(
+            [talks[n % len(talks)][0][1] for talks in batch.told for n in range(several)]
+        )
+        kept = kept_tokens(self.recipe, self.photos, len(batch.captions), device)
         read_ids = hide_pieces(ids, mask, self.recipe.hide_pieces, self.tokenizer.mask_token_id)
         texts = ids.to(device), mask.to(device)
         own = batch.image_ids.to(device)

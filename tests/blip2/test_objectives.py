@@ -58,18 +58,21 @@ def test_targets_are_shared_over_a_photo():
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_itc_against_reference(smoothing):
-    image, text = unit(4, 4, 8), unit(4, 8, seed=1)
+@pytest.mark.parametrize("each", [1, 3])
+def test_itc_against_reference(smoothing, each):
+    """With one text a photo, and with three, which share its target."""
+    image, text = unit(4, 4, 8), unit(4 * each, 8, seed=1)
     sim = slow_similarity(image, text)
-    targets = torch.zeros(4, 4)
+    of_photos, of_texts = torch.zeros(4, 4 * each), torch.zeros(4 * each, 4)
     for i in range(4):
-        same = [j for j in range(4) if PHOTOS[j] == PHOTOS[i]]
+        same = [j for j in range(4 * each) if PHOTOS[j // each] == PHOTOS[i]]
         for j in same:
-            targets[i, j] = 1 / len(same)
+            of_photos[i, j] = 1 / len(same)
+            of_texts[j, i] = each / len(same)
     logits = sim / 0.07
     expected = (
-        slow_cross_entropy(logits, targets, smoothing)
-        + slow_cross_entropy(logits.T, targets, smoothing)
+        slow_cross_entropy(logits, of_photos, smoothing)
+        + slow_cross_entropy(logits.T, of_texts, smoothing)
     ) / 2
     loss = itc_loss(similarity(image, text), torch.tensor(0.07), PHOTOS, smoothing)
     assert float(loss) == pytest.approx(expected, rel=1e-5)

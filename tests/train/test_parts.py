@@ -121,12 +121,15 @@ def whole_stage1(folder, parts, settings=()):
             answers.append(ids[:, 1:][kept])
         seed_step(0, 0, number)
         batch = losses.photos.batch_at(0, BATCH, Part(number, parts))
-        ids, mask = losses.tokenizer(batch.captions)
-        states = model.image_states(batch.features, draw_tokens(len(ids), 9, 0.7))
+        states = model.image_states(batch.features, draw_tokens(len(batch.captions), 9, 0.7))
+        several = losses.recipe.captions_at_once
+        told = [[talk[0][1] for talk in talks][:several] for talks in batch.told]
+        ids, mask = losses.tokenizer([text for texts in told for text in texts])
         read = hide_pieces(ids, mask, 0.3, losses.tokenizer.mask_token_id)
         hides += int((read != ids).sum())
         encoded = model.qformer.encode_image(states)
-        image, text = model.project_queries(encoded.queries), model.embed_texts(read, mask)
+        image, every = model.project_queries(encoded.queries), model.embed_texts(read, mask)
+        text, ids, mask, read = (t[::several] for t in (every, ids, mask, read))
         wrong = hard_negatives(cosines(image, text), model.temperature, batch.image_ids)
         order = torch.arange(len(ids))
         photos, words = torch.cat([order, wrong[0], order]), torch.cat([order, order, wrong[1]])
@@ -139,7 +142,7 @@ def whole_stage1(folder, parts, settings=()):
         hidden.append(model.lm_logits(decoded[:, :-1][kept]))
         targets.append(ids[:, 1:][kept])
         images.append(image)
-        texts.append(text)
+        texts.append(every)
         every_id.append(batch.image_ids)
     assert hides
     found = {
@@ -168,7 +171,7 @@ def whole_stage2(folder, words):
 @pytest.mark.parametrize(
     ("stage", "ranks", "accumulate"),
     [("stage1", 1, 1), ("stage1", 2, 1), ("stage1", 1, 2), ("stage1", 2, 2), ("stage2", 2, 2),
-     ("stage1 asked", 1, 1), ("stage1 asked", 2, 2),
+     ("stage1 asked", 1, 1), ("stage1 asked several", 2, 2),
      ("stage1 shard", 2, 2), ("stage2 shard", 2, 2), ("stage2 split", 1, 2)],
 )  # fmt: skip
 def test_ranks_and_turns_give_the_gradients_of_the_whole_batch(folder, stage, ranks, accumulate):

@@ -2,7 +2,7 @@
 
 Writes the summed losses and the gradients of the whole batch to FOLDER/NAME.safetensors. With the
 word `shard` after them the model is cut over the processes, with `split` captions are, and with
-`asked` stage 1 learns to answer questions, too.
+`asked` stage 1 learns to answer questions, too; with `several` ITC reads two captions a photo.
 """
 
 import os
@@ -31,6 +31,7 @@ def recipe(folder: Path, accumulate: int, name: str = "", words: tuple = ()) -> 
         token_keep=0.7, hide_pieces=0.3, clip_norm=0,
         prompts=("describe this photo", "what is this"),
         shard="shard" in words, split_captions="split" in words,
+        captions_at_once=1 + ("several" in words),
         texts="both" if "asked" in words else "captions", questions=12 * ("asked" in words),
         warmup_steps=0, validate_every=100, save_every=100, weight_decay=0, learning_rate=1e-3,
     )  # fmt: skip
@@ -46,7 +47,8 @@ def stage1(folder: Path, accumulate: int, words: tuple = ()):
     torch.manual_seed(0)
     model = Representation(STAGE1)
     settings = recipe(folder, accumulate, words=words)
-    photos = CaptionedPhotos(settings.data, "cells", settings.cache, texts=settings.texts)
+    kind = {"texts": settings.texts, "at_once": settings.captions_at_once}
+    photos = CaptionedPhotos(settings.data, "cells", settings.cache, **kind)
     return model, Stage1Losses(settings, photos, TextTokenizer(folder / "start", 16))
 
 
