@@ -399,7 +399,11 @@ class Representation(nn.Module):
         for position in range(min(most, self.config.qformer.max_positions - 1)):
             text, own = self.qformer.decode_next(piece, position, own)
             chances = (self.lm_logits(text[:, 0]).float() / temperature).softmax(-1)
-            piece = torch.multinomial(chances, 1).where(going.bool(), ends)
+            # By the inverse of the distribution: `multinomial` draws a number for every word.
+            passed = chances.cumsum(-1)  # [M, V]
+            drawn = torch.rand(rows, 1, device=passed.device) * passed[:, -1:]
+            chosen = torch.searchsorted(passed, drawn)
+            piece = chosen.clamp(max=passed.shape[1] - 1).where(going.bool(), ends)
             ids.append(piece)
             mask.append(going)
             going = going * (piece != ends)

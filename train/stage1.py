@@ -285,16 +285,22 @@ class Stage1Losses:
         batch = self._turns[part.turn]
         number = max(1, round(self.recipe.drawn_share * len(batch.captions)))
         features = batch.features[:number].to(device)
-        return self.critic(getattr(model, "module", model), features, batch.references)
+        with self._autocast(device):
+            return self.critic(getattr(model, "module", model), features, batch.references)
+
+    def _autocast(self, device):
+        """The recipe's precision, for what is computed beside the model's own `forward`."""
+        import torch
+
+        precision = torch.float16 if self.recipe.precision == "fp16" else torch.bfloat16
+        return torch.autocast(device.type, precision, enabled=self.recipe.precision != "no")
 
     def _embed(self, model, step: int, device, part: Part):
         """Embeddings of all parts, drawn as their own turns will draw them."""
-        import torch
 
         from train.loop import seed_step
         from train.parts import join_turns
 
-        precision = torch.float16 if self.recipe.precision == "fp16" else torch.bfloat16
         module = getattr(model, "module", model)
         found = []
         for turn in range(part.turns):
@@ -303,7 +309,7 @@ class Stage1Losses:
             features, _, mask, kept, _, read_ids = self._inputs(other, device)
             # In the same precision and with gradient, so that the same kernels draw the same
             # dropout; the graph is dropped.
-            with torch.autocast(device.type, precision, enabled=self.recipe.precision != "no"):
+            with self._autocast(device):
                 embeds = module.embed_pairs(features, read_ids, mask, kept)
             found.append([tensor.detach() for tensor in embeds])
         seed_step(self.recipe.seed, step, part.number)
