@@ -14,29 +14,42 @@ import torch
 from torch import Tensor
 
 from blip2.grounded import QFormerWriter, Words, query_states
+from blip2.presence import FURTHER
 from blip2.qformer import ImageStates
 from blip2.representation import Representation
 from blip2.tokenization import TextTokenizer
 
 QUESTION_PIECES = 40  # of a question at most; people ask at greater length than they describe
 
-_ASKS = (
-    r"what|which|who|whom|whose|where|when|how (?:many|much|old|big|large|tall|long|far|high|"
-    r"fast|is|are|do|does)|in what|on what|at what|in which|on which|to what|of what|"
-    r"is|are|was|were|does|do|did|can|could|has|have|will|would|should"
+MOST_WORDS = 25  # what is longer might be cut
+
+_PHOTO = r"(?:photo|photograph|picture|pic|image|scene|shot)"
+_IS = r"(?: is| are| was| were|['’]s|['’]re)"
+_ONE_QUESTION = re.compile(
+    rf"(?:in (?:this|the) {_PHOTO},? )?"
+    r"(?:what|which|who|whom|whose|where|when|how (?:many|much|old|big|large|tall|long|far|high|"
+    r"fast|is|are|do|does)|(?:in|on|at|to|of) (?:what|which)|"
+    r"is|are|was|were|does|do|did|can|could|has|have|will|would|should)"
+    r"\b[^.!?;:\n]*\?[?!]*",
+    re.IGNORECASE,
 )
-_ONE_QUESTION = re.compile(rf"(?:{_ASKS})\b[^.!?;:\n]*\?", re.IGNORECASE)
-# What wants more than a word or two, or speaks of the conversation.
+# What wants more than a word or two, asks about the whole photo, or speaks of the conversation.
 _AT_LENGTH = re.compile(
-    r"(?:what|how) (?:else|about|if|would|could|should|can you|do you think|did you)\b|"
-    r"(?:can|could|would|will|do|did|have|are|should) (?:you|we|i)\b|"
-    r"what (?:is|'s|are|was) (?:this|that|it|they|these|those|happening|going on|shown|seen|"
-    r"depicted|visible|there|here)\b|"
-    r"what (?:do|can|could|would|did) (?:you|we|i|one)\b|"
-    r"what does (?:this|the|it) ?(?:photo|picture|image|scene)? ?(?:show|depict|contain|look)|"
-    r"what(?: is|'s| are)(?: \w+)? (?:in|on) (?:this|the|that) "
-    r"(?:photo|picture|image|photograph|scene)|"
-    r"what happens\b",
+    r"(?:what|how) (?:else|about|if|would|should|might|will|happen(?:s|ed)|stands out)\b|"
+    r"(?:can|could|would|will|do|did|have|are|am|should|may) (?:you|we|i)\b|"
+    r"(?:how|who|what|where)(?: are| am|['’]re) (?:you|we|i)\b|"
+    r"how(?: is|['’]s| do| does| did) (?:you|we|i|it|this|that)\b|"
+    r"what (?:do|can|could|did) (?:you|we|i|one|be)\b|"
+    rf"what{_IS} (?:this|that|it|they|these|those|happening|going on|shown|seen|depicted|visible|"
+    rf"there|here)(?: (?:here|there|(?:in|on|of) (?:this|the|that) {_PHOTO}))*\s*\?|"
+    rf"what (?:does|do) (?:this|the|that|it)(?: {_PHOTO})? (?:show|depict|contain|mean)|"
+    rf"what{_IS}(?: \w+)? (?:in|on) (?:this|the|that) {_PHOTO}|"
+    rf"what{_IS} (?:the|this|that) {_PHOTO}\b|"
+    rf"what{_IS} (?:your|(?:the|a) (?:good |best )?(?:caption|title|story|mood|meaning|difference|"
+    r"relationship))\b|"
+    r".*\blooks? like\b|"
+    r"(?:is|was|are) (?:that|this|it) (?:all|right|true|correct|possible)\b|"
+    r"is there (?:anything else|a (?:reason|difference|way|chance))\b",
     re.IGNORECASE,
 )
 
@@ -50,9 +63,9 @@ def asks_in_brief(question: str) -> bool:
         What a user wrote.
     """
     text = " ".join(question.split())
-    if not _ONE_QUESTION.fullmatch(text) or len(text.split()) < 3:
+    if not _ONE_QUESTION.fullmatch(text) or not 3 <= len(text.split()) <= MOST_WORDS:
         return False
-    return not _AT_LENGTH.match(text)
+    return not _AT_LENGTH.match(text) and not FURTHER.search(text)
 
 
 class AnswerWriter(QFormerWriter):

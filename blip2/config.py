@@ -92,8 +92,9 @@ class Blip2Config:
         4.3).
     grounding : str
         Stage 2: a stage-1 model that writes plain descriptions (ITG), says whether something is
-        there (ITM) and with its description opens what the language model reads of a photo; "" has
-        the language model answer everything by the visual prompt, as in the paper.
+        there (ITM), answers in a word or two what it was taught to (ITG) and with its description
+        opens what the language model reads of a photo; "" has the language model answer everything
+        by the visual prompt, as in the paper.
     answers_questions : bool
         Stage 1: whether it was taught to answer questions by ITG, too.
     presence_threshold : float

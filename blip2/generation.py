@@ -50,7 +50,8 @@ class Blip2:
     tokenizer : TextTokenizer, optional
         Of the Q-Former, where it reads questions.
     grounding : Blip2Retriever, optional
-        Describes photos (ITG) and says whether something is there (ITM).
+        Describes photos (ITG), says whether something is there (ITM) and, where it was taught to,
+        answers questions in a word or two (ITG).
     """
 
     def __init__(
@@ -233,7 +234,8 @@ class Blip2:
         photo
             Everything that :func:`blip2.processing.open_photo` takes.
         prompt : str
-            As for :meth:`generate`; moves the maps where the Q-Former reads it.
+            As for :meth:`generate`; moves the maps where the Q-Former reads it, as it does what is
+            put to ITM or answered by ITG.
 
         Returns
         -------

@@ -32,14 +32,17 @@ _ASKED = re.compile(
     rf"(?: (?:in|on) (?:the|this) {_PHOTO})?\s*[?!]+",
     re.IGNORECASE,
 )
-_FURTHER = re.compile(r"\b(?:and|or|but) (?:what|who|where|why|how|which|is|are)\b", re.IGNORECASE)
+# Two questions in one.
+FURTHER = re.compile(
+    r"\b(?:and|or|but),? (?:what|who|where|when|why|how|which|is|are|does|do)\b", re.IGNORECASE
+)
 
 
 def thing_asked_for(question: str) -> str:
     """What a question wants to know to be there, such as "a dog on a beach"; "" for any other."""
     found = _ASKED.fullmatch(" ".join(question.split()))
     thing = found["thing"].strip() if found else ""
-    return "" if thing.lower() == "any" or _FURTHER.search(thing) else thing
+    return "" if thing.lower() == "any" or FURTHER.search(thing) else thing
 
 
 class PresenceJudge:

@@ -83,7 +83,9 @@ def average(models: Sequence[str], weights: Sequence[float], out: Path) -> None:
             )
         other = Blip2Config.read(folder / "config.json")
         config = config or other
-        fitted = ("name", "match_temperature", "grounding", "presence_threshold")
+        fitted = (
+            "name", "match_temperature", "grounding", "presence_threshold", "answers_questions"
+        )  # fmt: skip
         same = replace(other, **{field: getattr(config, field) for field in fitted})
         tensors = read_tensors(folder)
         shapes = [{name: t.shape for name, t in each.items()} for each in (tensors, total)]

@@ -137,7 +137,8 @@ class CaptionedPhotos:
             raise UserError(f"No photo in {source} has {what}; training needs them.")
         if typical:
             self.rows = with_typical(self.rows, typical)
-        self.seed = seed
+        self.seed, self.source = seed, source
+        self._photos = {row.photo for row in self.rows}
         if not isinstance(encoder, str):
             self.features = Pixels(encoder, self.image_ids, self.places, whole=views == 1)
         else:
@@ -173,7 +174,8 @@ class CaptionedPhotos:
             part.weights.append((len(wanted), weight))
             start += count
         if not part.rows:
-            raise UserError(f"No photo of data has {_NAMED[texts]}; training needs them.")
+            raise UserError(f"No photo in {self.source} has {_NAMED[texts]}; it needs some.")
+        part._photos = {row.photo for row in part.rows}
         part._epoch, part._ahead = None, Ahead()
         return part
 
@@ -281,7 +283,7 @@ class CaptionedPhotos:
     def _usable(self, rows: np.ndarray) -> np.ndarray:
         """The rows, those of broken photos moved on to the next."""
         broken = self.features.broken
-        if len(broken) == len(self.image_ids):
+        if self._photos <= broken.keys():
             raise UserError("No photo of the data can be opened; look at the files.")
         moved = rows.copy()
         for number in range(len(moved)):

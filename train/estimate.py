@@ -34,6 +34,7 @@ LANGUAGE_MODELS = {
 TOKENS = 257  # features of a photo at 224 pixels
 A100, SHARE = 312e12, 0.4  # operations a second in 16 bits, and how much of them is reached
 WORDS = 20  # word pieces of a caption, on average
+ANSWER = 4  # of an answer
 
 
 @dataclass
@@ -131,9 +132,12 @@ def recipe_config(recipe: Recipe, command: str) -> Blip2Config:
         The recipe is not one of this command.
     """
     from train.finetune import tuned_config
+    from train.stage1 import check
 
     if command == "finetune":
         return tuned_config(recipe)
+    if command == "stage1":
+        check(recipe)
     return model_config(recipe.preset, int(command[-1]), recipe.query_tokens)
 
 
@@ -192,11 +196,13 @@ def operations(config: Blip2Config, recipe: Recipe) -> float:
     keys = 2 * crossing * tokens * qformer.encoder_width * width  # computed once for all passes
     if config.stage == 1:
         itm, itg = "itm" in recipe.objectives, "itg" in recipe.objectives
-        alone, together = queries + (1 + itg) * WORDS, 3 * itm * (queries + WORDS)
-        across = (queries + 3 * itm * queries) * crossing * 2 * width**2
-        weights = (alone + together) * qformer.num_layers * layer + across + keys
-        weights += itg * WORDS * qformer.vocab_size * width
-        return seen + 6 * weights
+        judged, asked = 3 * itm * recipe.match_share, recipe.questions / recipe.batch_size
+        alone, together = queries + (1 + itg) * WORDS, judged * (queries + WORDS)
+        together += asked * (queries + WORDS + ANSWER)
+        across = (1 + judged + asked) * queries * crossing * 2 * width**2
+        weights = (alone + together) * qformer.num_layers * layer + across + (1 + asked) * keys
+        weights += (itg * WORDS + asked * ANSWER) * qformer.vocab_size * width
+        return seen * (1 + asked) + 6 * weights
     parameters, _, _ = LANGUAGE_MODELS.get(config.language_model, (0, 0, 1))
     words = WORDS if config.reads_question else 0
     weights = (queries + words) * qformer.num_layers * layer + keys
@@ -223,7 +229,11 @@ def memory(config: Blip2Config, recipe: Recipe, part: int) -> Memory:
         size += _activations(qformer, again, part, queries, tokens)  # ITC, photos
         size += _activations(qformer, again, part, WORDS, tokens)  # ITC, texts
         if "itm" in recipe.objectives:
-            size += _activations(qformer, again, 3 * part, queries + WORDS, tokens)
+            judged = round(3 * part * recipe.match_share)
+            size += _activations(qformer, again, judged, queries + WORDS, tokens)
+        if recipe.questions:
+            asked = round(part * recipe.questions / recipe.batch_size)
+            size += _activations(qformer, again, asked, queries + WORDS + ANSWER, tokens)
         if "itg" in recipe.objectives:
             size += _activations(qformer, again, part, WORDS, tokens, queries + WORDS)
             # Logits over the vocabulary in fp32, with their gradient.

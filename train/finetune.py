@@ -74,8 +74,11 @@ def task_stage(recipe: Recipe) -> int:
     wanted = "qa" if recipe.task == "vqa" else "captions"
     if recipe.texts not in (wanted, "both") or (recipe.texts == "both" and recipe.task != "vqa"):
         raise UserError(f"The task {recipe.task} trains on {wanted}; set texts: {wanted}.")
-    if recipe.samples or recipe.turns > 1:
-        raise UserError("Only stage 2 draws captions and holds talks; leave samples and turns out.")
+    if recipe.samples or recipe.questions or recipe.turns > 1:
+        raise UserError(
+            "Only pre-training draws captions, adds questions and holds talks; leave samples, "
+            "questions and turns out."
+        )
     if recipe.query_tokens:
         raise UserError("A model has its queries when it is fine-tuned; leave query_tokens out.")
     if recipe.objectives != OBJECTIVES and recipe.task != "retrieval":
@@ -120,6 +123,7 @@ def tuned_config(recipe: Recipe, start: Blip2Config | None = None) -> Blip2Confi
         image_size=recipe.image_size or start.image_size,
         reads_question=start.reads_question or bool(recipe.text_start),
         grounding="",  # what is trained answers by itself
+        answers_questions=False,  # unlearned, for all that is known
     )
 
 

@@ -32,6 +32,9 @@ from train.states import Checkpoints
 
 if TYPE_CHECKING:
     from train.data import CaptionedPhotos
+    from train.stage1 import Stage1Losses
+
+    Described = CaptionedPhotos | Stage1Losses
 
 Losses = dict[str, Tensor]
 
@@ -86,7 +89,7 @@ def train(
     total_steps: int,
     losses_at: Callable[[nn.Module, int, torch.device, Part], Losses],
     validate: Callable[[nn.Module, torch.device], dict[str, float]] | None = None,
-    photos: CaptionedPhotos | None = None,
+    photos: Described | None = None,
 ) -> nn.Module:
     """Train until ``total_steps``, continuing from the newest checkpoint of ``recipe.output``.
 
@@ -105,9 +108,9 @@ def train(
         whole batch, of which the sum is minimised; see :mod:`train.parts`.
     validate : callable, optional
         ``(model, device) -> {name: figure}``.
-    photos : CaptionedPhotos, optional
-        What is trained on. A run goes on only with the same; a batch that gives no number is
-        written down.
+    photos : CaptionedPhotos or Stage1Losses, optional
+        What is trained on. A run goes on only with the same (``digest``); a batch that gives no
+        number is written down (``describe``).
 
     Returns
     -------
@@ -231,9 +234,7 @@ def memory_gb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
-def _check(
-    losses: Losses, step: int, recipe: Recipe, photos: CaptionedPhotos | None, part: Part
-) -> None:
+def _check(losses: Losses, step: int, recipe: Recipe, photos: Described | None, part: Part) -> None:
     for name, loss in losses.items():
         if torch.isfinite(loss):
             continue

@@ -84,6 +84,8 @@ def hold_out(
     parts = find_sources(source)
     samples = (sample for part in parts for sample in part.samples(ShardReport(), False))
     names = sorted({sample.image_id for sample in samples})
+    if len(parts) > 1:
+        raise UserError("Photos are held out of one source at a time; name one.")
     held = set(names[len(names) - int(len(names) * share) :])
     if not 0 < len(held) < len(names):
         raise UserError(f"A share of {share:g} of {len(names)} photos can't be held out.")

@@ -45,8 +45,7 @@ def run(recipe: Recipe) -> None:
 
     config = model_config(recipe.preset, 1, recipe.query_tokens)
     check(recipe)
-    if recipe.questions:
-        config = replace(config, answers_questions=True)
+    config = replace(config, answers_questions=bool(recipe.questions))
     torch.manual_seed(recipe.seed)
     model = Representation(config)
     model.qformer.checkpointing = recipe.checkpointing
@@ -64,7 +63,7 @@ def run(recipe: Recipe) -> None:
     optimizer = build_optimizer(model, recipe, fresh)
     steps_per_epoch = losses_at.photos.steps_per_epoch(recipe.batch_size)
     total = recipe.steps or recipe.epochs * steps_per_epoch
-    model = train(recipe, model, optimizer, total, losses_at, validate, photos)
+    model = train(recipe, model, optimizer, total, losses_at, validate, losses_at)
     folder = f"{recipe.output}/model"
     if PartialState().is_main_process:
         save_checkpoint(model, config, folder)
@@ -87,8 +86,14 @@ def check(recipe: Recipe) -> None:
         )
     if (recipe.questions or recipe.samples) and recipe.pool:
         raise UserError("Questions and drawn captions need the list of all photos; set pool: 0.")
+    if (recipe.questions or recipe.samples) and "itg" not in recipe.objectives:
+        raise UserError("Answers and drawn captions are learned by ITG; leave itg in objectives.")
     if recipe.samples == 1:
         raise UserError("samples: 1 has nothing to be compared with; give at least 2, or 0.")
+    if recipe.samples and recipe.shard:
+        raise UserError("Captions are not drawn from a sharded model; leave samples or shard out.")
+    if recipe.turns > 1:
+        raise UserError("Stage 1 holds no talks, each question stands alone; leave turns out.")
 
 
 def start_model(model: Representation, start: str) -> tuple[Path, tuple[str, ...]]:
@@ -175,6 +180,11 @@ class Stage1Losses:
         self.questions = None
         if recipe.questions:
             self.questions, photos = photos.only("qa"), photos.only("captions")
+            if len(self.questions) < recipe.questions:
+                raise UserError(
+                    f"There are {len(self.questions)} questions, fewer than the {recipe.questions} "
+                    "of a step; choose a smaller questions."
+                )
         self.recipe, self.photos, self.tokenizer = recipe, photos, tokenizer
         from blip2.answering import QUESTION_PIECES
 
@@ -227,6 +237,19 @@ class Stage1Losses:
             shares["answer"] = int(asked.answer_mask[:, 1:].sum()) / self._answered
         parts = {name: loss * shares.get(name, 1 / part.count) for name, loss in losses.items()}
         return self._weighed(parts)
+
+    @property
+    def digest(self) -> str:
+        """Of photos and texts; a run goes on only with the same."""
+        return self.photos.digest
+
+    def describe(self, step: int, batch_size: int, part: Part | None = None) -> dict:
+        """A step's batch for a reader, see :meth:`train.data.CaptionedPhotos.describe`."""
+        told = self.photos.describe(step, batch_size, part)
+        if self.questions is not None:
+            asked = self.questions.describe(step, self.recipe.questions, part)
+            told["questions"] = asked["pairs"]
+        return told
 
     def _weighed(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
         weights = {"answer": self.recipe.answer, "reward": self.recipe.reward}

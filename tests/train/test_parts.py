@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 import blip2.objectives as losses_module
+from blip2.errors import UserError
 from blip2.objectives import JointBatch, hard_negatives, itc_loss, itm_loss, joint_itc_loss
 from blip2.objectives import similarity as cosines
 from blip2.representation import Representation
@@ -96,6 +97,28 @@ def test_turns_embed_again_what_they_embedded(folder, precision):
     finally:
         losses_module.JointBatch = join
     assert len(found) == 2
+
+
+def test_a_batch_is_described_with_its_questions(folder):
+    """Else the file that a loss without a number leaves would name photos of another step."""
+    _, losses = tiny_ranks.stage1(folder, 1, ("asked",))
+    told = losses.describe(3, BATCH, Part(0, 1))
+    names = [pair["image_id"] for pair in told["pairs"]]
+    read = losses.photos.batch_at(3, BATCH)
+    assert [pair["caption"] for pair in told["pairs"]] == read.captions
+    assert len(set(names)) == BATCH and not any("question" in pair for pair in told["pairs"])
+    asked = losses.questions.batch_at(3, 12)
+    assert [pair["question"] for pair in told["questions"]] == asked.questions
+    assert losses.digest == losses.photos.digest == losses.questions.digest
+
+
+def test_unreadable_photos_of_all_questions_end_the_run(folder):
+    """While captions of other photos could still be read."""
+    _, losses = tiny_ranks.stage1(folder, 1, ("asked",))
+    asked = {row.photo for row in losses.questions.rows}
+    losses.questions.features.broken |= dict.fromkeys(asked, "it can't be opened")
+    with pytest.raises(UserError, match="No photo of the data can be opened"):
+        losses.questions.batch_at(0, 12)
 
 
 def whole_stage1(folder, parts, settings=()):

@@ -187,7 +187,7 @@ def test_stage_1_learns_to_answer_what_it_sees(trained, tmp_path, capfd):
     arguments += ["samples=3", "drawn_share=0.5", "reward=0.1", f"cache={tmp_path}/cache"]
     assert stage1.main([*arguments, *STEPS, "epochs=120"]) == 0
     said = capfd.readouterr()
-    assert "answer" in said.out + said.err and "reward" in said.out + said.err
+    assert ", answer " in said.out + said.err and ", reward " in said.out + said.err
     retriever = Blip2Retriever.from_pretrained(str(tmp_path / "asked" / "model"), device="cpu")
     assert Blip2Config.read(tmp_path / "asked" / "model" / "config.json").answers_questions
     assert Blip2Retriever.from_pretrained(str(trained / "one" / "model")).answerer is None
@@ -213,7 +213,7 @@ def test_captions_and_questions_take_turns_by_themselves(trained, tmp_path):
     asked = [questions.batch_at(step, 4) for step in range(4)]
     assert all(question for batch in asked for question in batch.questions)
     assert captions.features is questions.features
-    with pytest.raises(UserError, match="No photo of data has answered questions"):
+    with pytest.raises(UserError, match=r"dev\.tar has answered questions; it needs some"):
         CaptionedPhotos(f"{trained}/dev.tar", "cells", tmp_path, texts="both").only("qa")
 
 
@@ -411,7 +411,10 @@ def test_the_report_of_a_trained_retriever(trained, capsys):
         (stage1, ["questions=4"], "give texts: both and questions: N"),
         (stage1, ["samples=1"], "samples: 1 has nothing to be compared with"),
         (stage1, ["samples=2", "pool=1"], "need the list of all photos; set pool: 0"),
-        (stage1, ["texts=both", "questions=4"], "No photo of data has answered questions"),
+        (stage1, ["samples=2", "shard=true"], "Captions are not drawn from a sharded model"),
+        (stage1, ["samples=2", "objectives=[itc, itm]"], "are learned by ITG; leave itg in"),
+        (stage1, ["texts=both", "questions=4", "turns=3"], "Stage 1 holds no talks"),
+        (stage1, ["texts=both", "questions=4"], "photos.tar has answered questions; it needs some"),
         (stage1, ["match_share=0"], "match_share is 0.0; choose at least 0.01"),
         (stage2, ["preset=tiny", "prompts=[a]", "questions=4"], "learned beside pairs in stage 1"),
     ],
