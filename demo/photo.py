@@ -107,7 +107,7 @@ def connect_changes(panel: PhotoPanel, visitors: Visitors) -> None:
 
     def changed(upload: Any, request: gr.Request) -> Any:
         note_photo(upload, request, visitors)
-        return gr.HTML(visible=False) if upload else gr.skip()
+        return notice_of(upload) if upload else gr.skip()
 
     panel.photo.change(
         changed,
@@ -167,6 +167,24 @@ def check_photo(upload: Any, request: gr.Request, visitors: Visitors) -> tuple[A
     copy = path.with_name(f"{Path(name).stem[:60]}-shown.png")
     photo.save(copy)
     return str(copy), gr.HTML(visible=False)
+
+
+def notice_of(upload: Any) -> gr.HTML:
+    """Return what is to be said of a photo, as :func:`check_photo` says it.
+
+    A photo that arrives is a change of the page's photo, too. Both events are answered in any
+    order, so neither may hide what the other says.
+
+    Parameters
+    ----------
+    upload : Any
+        The raw value of an image component.
+    """
+    try:
+        open_received(received_file(upload)[0])
+    except UserError as error:
+        return gr.HTML(notice_html(str(error)), visible=True)
+    return gr.HTML(visible=False)
 
 
 def note_photo(upload: Any, request: gr.Request, visitors: Visitors) -> None:

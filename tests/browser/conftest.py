@@ -23,6 +23,7 @@ SHOTS = Path(__file__).parent / "shots"
 PHOTOS = Path(find_spec("skimage").submodule_search_locations[0], "data")
 START = 300  # seconds that the page may take to start, with whatever must be fetched
 ANSWER = 60_000  # milliseconds that an answer may take
+expect.set_options(timeout=20_000)  # a busy machine takes its time with what comes at once, too
 
 
 @pytest.fixture(scope="session")

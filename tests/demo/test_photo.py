@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
-from demo.photo import check_photo, note_photo
+from demo.photo import check_photo, note_photo, notice_of
 from demo.visitors import Visitors
 
 ANN = SimpleNamespace(session_hash="ann")
@@ -36,6 +36,14 @@ def test_an_svg_is_refused_as_such(visitors):
     shown, notice = check_photo(drawn, ANN, visitors)
     assert shown is None
     assert "An SVG is drawn and no photo; send a JPEG" in notice.value
+
+
+def test_two_events_of_one_photo_say_the_same_of_it(sent, visitors):
+    """The page takes their answers in any order, and the later must not hide the reason."""
+    for photo in (sent("a.jpg", b"hello"), sent("a.png"), {"path": None, "url": "data:,"}):
+        told, again = check_photo(photo, ANN, visitors)[1], notice_of(photo)
+        assert (told.visible, told.value) == (again.visible, again.value)
+    assert "not a picture" in notice_of(sent("b.jpg", b"hello")).value
 
 
 def test_what_browsers_cannot_show_is_shown_as_a_copy(sent, visitors):
