@@ -26,22 +26,23 @@ MOST_WORDS = 25  # what is longer might be cut
 _PHOTO = r"(?:photo|photograph|picture|pic|image|scene|shot)"
 _IS = r"(?: is| are| was| were|['’]s|['’]re)"
 _ONE_QUESTION = re.compile(
-    rf"(?:in (?:this|the) {_PHOTO},? )?"
+    rf"(?:in (?:this|the) {_PHOTO},? )?(?:"
     r"(?:what|which|who|whom|whose|where|when|how (?:many|much|old|big|large|tall|long|far|high|"
-    r"fast|is|are|do|does)|(?:in|on|at|to|of) (?:what|which)|"
-    r"is|are|was|were|does|do|did|can|could|has|have|will|would|should)"
-    r"\b[^.!?;:\n]*\?[?!]*",
+    r"fast|is|are|do|does)|(?:in|on|at|to|of) (?:what|which))\b[^.!?;:\n]*[?!]*|"
+    # Many leave the mark out; here it tells a question from a statement.
+    r"(?:is|are|was|were|does|do|did|can|could|has|have|will|would|should)\b[^.!?;:\n]*\?[?!]*)",
     re.IGNORECASE,
 )
 # What wants more than a word or two, asks about the whole photo, or speaks of the conversation.
 _AT_LENGTH = re.compile(
+    r"what an?\b|"
     r"(?:what|how) (?:else|about|if|would|should|might|will|happen(?:s|ed)|stands out)\b|"
     r"(?:can|could|would|will|do|did|have|are|am|should|may) (?:you|we|i)\b|"
     r"(?:how|who|what|where)(?: are| am|['’]re) (?:you|we|i)\b|"
     r"how(?: is|['’]s| do| does| did) (?:you|we|i|it|this|that)\b|"
     r"what (?:do|can|could|did) (?:you|we|i|one|be)\b|"
     rf"what{_IS} (?:this|that|it|they|these|those|happening|going on|shown|seen|depicted|visible|"
-    rf"there|here)(?: (?:here|there|(?:in|on|of) (?:this|the|that) {_PHOTO}))*\s*\?|"
+    rf"there|here)(?: (?:here|there|(?:in|on|of) (?:this|the|that) {_PHOTO}))*\s*(?:\?|$)|"
     rf"what (?:does|do) (?:this|the|that|it)(?: {_PHOTO})? (?:show|depict|contain|mean)|"
     rf"what{_IS}(?: \w+)? (?:in|on) (?:this|the|that) {_PHOTO}|"
     rf"what{_IS} (?:the|this|that) {_PHOTO}\b|"

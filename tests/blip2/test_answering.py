@@ -38,6 +38,8 @@ QUESTIONS = ["what is the dog on ?", "is the cat red ?", "what jumps in the snow
         "What animal is in this photo?",
         "What color is the dog??",
         "In this photo, what color is the car?",
+        "what is on the right side of the black chair",
+        "how many drawers are there",
     ],
 )
 def test_what_a_word_can_answer_is_asked_in_brief(question):
@@ -62,7 +64,10 @@ def test_what_a_word_can_answer_is_asked_in_brief(question):
         "Can you describe the cat?",
         "How would you describe it?",
         "Why is the man smiling?",
-        "What color is the cat",  # no question mark
+        "Is the cat red",  # or is it?
+        "What is this",
+        "what is happening in this picture",
+        "What a lovely cat!",
         "What color is the cat? Answer at length.",
         "What color is the cat? And the dog?",
         "What's happening here?",
