@@ -55,6 +55,27 @@ _AT_LENGTH = re.compile(
 )
 
 
+_WHERE = rf"(?: (?:here|there|(?:in|on) (?:this|the|that) {_PHOTO}))"
+_WHOLE_PHOTO = re.compile(
+    rf"what{_IS} (?:in|on) (?:this|the|that) {_PHOTO}\??|"
+    rf"what{_IS} (?:shown|seen|depicted|visible|happening|going on){_WHERE}*\??|"
+    rf"what (?:do|can) you see{_WHERE}*\??|"
+    rf"what does (?:this|the|that) {_PHOTO} (?:show|depict|contain)\??",
+    re.IGNORECASE,
+)
+
+
+def asks_to_describe(question: str) -> bool:
+    """Whether a text is a question that a plain description of the photo answers.
+
+    Parameters
+    ----------
+    question : str
+        What a user wrote.
+    """
+    return _WHOLE_PHOTO.fullmatch(" ".join(question.split())) is not None
+
+
 def asks_in_brief(question: str) -> bool:
     """Whether a text is one question about a photo that a word or two can answer.
 

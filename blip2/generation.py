@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from blip2.answering import asks_in_brief
+from blip2.answering import asks_in_brief, asks_to_describe
 from blip2.attention import photo_maps, watch
 from blip2.decoding import Decoding
 from blip2.devices import fast_dtype, pick_device, qformer_dtype
@@ -361,15 +361,15 @@ class Blip2:
         Returns
         -------
         tuple or None
-            The writer for a plain description, the judge with a thing for a question whether it is
-            there, the answerer for what a word or two can answer; None for everything else, or
-            without :attr:`grounding`.
+            The writer for a plain description, also where a question asks for one; the judge with a
+            thing for a question whether it is there; the answerer for what a word or two can
+            answer; None for everything else, or without :attr:`grounding`.
         """
         if self.grounding is None:
             return None
-        if asked == self.default_prompt:
-            return self.grounding.writer, ""
         question = bare(asked)
+        if asked == self.default_prompt or asks_to_describe(question):
+            return self.grounding.writer, ""
         if thing := thing_asked_for(question):
             return self.judge, thing
         if self.grounding.answerer and asks_in_brief(question):

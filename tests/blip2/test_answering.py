@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from blip2.answering import AnswerWriter, asks_in_brief
+from blip2.answering import AnswerWriter, asks_in_brief, asks_to_describe
 from blip2.attention import photo_maps, watch
 from blip2.decoding import Decoding
 from blip2.presence import thing_asked_for
@@ -99,6 +99,32 @@ def test_what_a_word_can_answer_is_asked_in_brief(question):
 )
 def test_all_else_is_for_the_language_model(text):
     assert not asks_in_brief(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "whole"),
+    [
+        ("What is in this photo?", True),
+        ("what's in the picture", True),
+        ("What is happening?", True),
+        ("What’s going on in this photo?", True),
+        ("What do you see?", True),
+        ("What can you see in this picture?", True),
+        ("What does this photo show?", True),
+        ("What is shown here?", True),
+        ("What is in this photo, in one sentence?", False),
+        ("What is on the table?", False),
+        ("What is this?", False),
+        ("What do you see on the left?", False),
+        ("What does the sign show?", False),
+        ("Describe this photo in detail.", False),
+    ],
+)
+def test_what_asks_for_the_whole_photo_is_described(tokenizer, text, whole):
+    assert asks_to_describe(text) is whole
+    model = blip2(retriever(tokenizer))
+    said = model.generate(photos()[0], text, max_new_tokens=8)
+    assert (said == model.caption(photos()[0], max_new_tokens=8)) is whole
 
 
 def plain_answer(model, words, states, row, question, most):

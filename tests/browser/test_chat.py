@@ -75,7 +75,7 @@ def test_an_answer_can_be_stopped(visit: Callable[..., Page]) -> None:
     page = visit()
     show_tab(page, "Chat")
     pick_sample(page, 4)
-    page.fill("#chat-question textarea", "What is in this photo?")
+    page.fill("#chat-question textarea", "Tell a long story about this photo.")
     page.keyboard.press("Enter")
     expect(answers(page)).to_have_count(1)
     page.click("#chat-stop")
