@@ -222,6 +222,10 @@ def train(
                 scores = validate(model, accelerator.device)
             tqdm.write(f"the mean of {recipe.average_last} states: {_told(scores)}")
         accelerator.wait_for_everyone()
+    # What gathers gradients goes before the process group does. Were it the last to hold the group,
+    # its end would wait for gloo's thread, which may wait for Python's lock in turn, for ever.
+    wrapped = None
+    accelerator.free_memory()
     accelerator.end_training()  # closes the process group
     return model.eval()
 
