@@ -358,10 +358,8 @@ class Representation(nn.Module):
     def _reward(self, drawn: Drawn, cache: list[KeyValue]) -> Tensor:
         """What makes drawn captions likelier, the more the better they are (Williams, 1992)."""
         number = len(drawn.ids) // drawn.samples
-        own = [
-            KeyValue(*(states[:number].repeat_interleave(drawn.samples, 0) for states in layer))
-            for layer in cache
-        ]
+        first = [KeyValue(*(states[:number] for states in layer)) for layer in cache]
+        own = _repeated(first, drawn.samples)
         hidden, following = self._predicting(drawn.ids, drawn.ids, drawn.mask, own)
         each = -F.cross_entropy(self.lm_logits(hidden).float(), following, reduction="none")  # [P]
         worth = drawn.worth[:, None].expand(-1, drawn.ids.shape[1] - 1)  # [M, T - 1]
@@ -392,7 +390,7 @@ class Representation(nn.Module):
             ``[B * samples, T]``, ``[DEC] ... [SEP]`` and padding; a caption that finds no end in
             time has none.
         """
-        own = [KeyValue(*(s.repeat_interleave(samples, 0) for s in layer)) for layer in cache]
+        own = _repeated(cache, samples)
         rows = len(own[0].key)
         piece = torch.full((rows, 1), self.dec_token_id, device=own[0].key.device)
         ids, mask, going = [piece], [torch.ones_like(piece)], torch.ones_like(piece)
@@ -428,3 +426,8 @@ class Representation(nn.Module):
             ended = (ids == sep_token_id).any(1, keepdim=True)
             ids = torch.cat([ids, following.masked_fill(ended, sep_token_id)], dim=1)
         return ids[:, 1:]
+
+
+def _repeated(cache: list[KeyValue], times: int) -> list[KeyValue]:
+    """Each photo's keys and values so many times, side by side."""
+    return [KeyValue(*(states.repeat_interleave(times, 0) for states in own)) for own in cache]
