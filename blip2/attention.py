@@ -76,5 +76,5 @@ def photo_maps(seen: list[Tensor], encoder: ImageEncoder) -> Tensor:
     # the layers after it. Their mean, 1.16, holds steadier over the photos than the last alone,
     # which loses the cheetah that runs (0.94).
     looked = torch.stack(seen[1:] or seen).mean(0).float().cpu()  # [B, Q, N]
-    cells = looked[..., encoder.num_ahead :]  # [B, Q, rows * columns]
-    return (cells / cells.sum(-1, keepdim=True)).unflatten(-1, encoder.grid)
+    cells = encoder.lay_out(looked)  # [B, Q, rows, columns]
+    return cells / cells.sum((-2, -1), keepdim=True)

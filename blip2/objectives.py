@@ -171,7 +171,7 @@ def hard_negatives(
     return images, texts
 
 
-def itm_loss(logits: Tensor, matched: Tensor) -> Tensor:
+def itm_loss(logits: Tensor, matched: Tensor, label_smoothing: float = 0.0) -> Tensor:
     """Image-text matching loss: two-way cross-entropy.
 
     Parameters
@@ -180,8 +180,10 @@ def itm_loss(logits: Tensor, matched: Tensor) -> Tensor:
         ``[M, 2]``, the head's output averaged over the queries; column 1 means "match".
     matched : Tensor
         ``[M]``, 1 for pairs that belong together and 0 for the others.
+    label_smoothing : float
+        Share of the target that is spread over both; 0 as in the paper.
     """
-    return F.cross_entropy(logits.float(), matched)
+    return F.cross_entropy(logits.float(), matched, label_smoothing=label_smoothing)
 
 
 def itg_loss(logits: Tensor, targets: Tensor, label_smoothing: float = 0.1) -> Tensor:

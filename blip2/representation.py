@@ -204,6 +204,7 @@ class Representation(nn.Module):
         match_share: float = 1.0,
         asked: Asked | None = None,
         drawn: Drawn | None = None,
+        match_smoothing: float = 0.0,
     ) -> dict[str, Tensor]:
         """Compute the losses of a batch of pairs, or of a part of one.
 
@@ -240,6 +241,8 @@ class Representation(nn.Module):
             Questions about other photos, with their answers.
         drawn : Drawn, optional
             Captions of the first photos that the model itself has written.
+        match_smoothing : float
+            Label smoothing of ITM, which the paper does without.
 
         Returns
         -------
@@ -264,7 +267,7 @@ class Representation(nn.Module):
         ids, read_ids, mask, sim = ids[::each], read_ids[::each], mask[::each], sim[:, ::each]
         if "itm" in objectives:
             wrong = hard_negatives(sim, self.temperature, image_ids, hardness)
-            losses["itm"] = self._itm(image, read_ids, mask, *wrong, match_share)
+            losses["itm"] = self._itm(image, read_ids, mask, *wrong, match_share, match_smoothing)
         if "itg" in objectives:
             losses["itg"] = self._itg(ids, read_ids, mask, encoded.cache)
         if diversity:
@@ -290,13 +293,15 @@ class Representation(nn.Module):
         wrong_images: Tensor,
         wrong_texts: Tensor,
         share: float,
+        smoothing: float,
     ) -> Tensor:
         number = max(1, round(share * len(ids)))
         batch = torch.arange(number, device=ids.device)
         photos = torch.cat([batch, wrong_images[:number], batch])  # [3B]
         texts = torch.cat([batch, batch, wrong_texts[:number]])  # [3B]
         logits = self.match_logits(image.select(photos), ids[texts], mask[texts])
-        return itm_loss(logits, (torch.arange(3 * number, device=ids.device) < number).long())
+        matched = (torch.arange(3 * number, device=ids.device) < number).long()
+        return itm_loss(logits, matched, smoothing)
 
     def _itg(
         self,

@@ -9,7 +9,6 @@ import math
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blip2.errors import UserError
@@ -83,6 +82,14 @@ class ImageEncoder(nn.Module):
                 "say how they lie."
             )
         return side, side
+
+    def lay_out(self, weights: Tensor) -> Tensor:  # [..., N] -> [..., rows, columns]
+        """Weights of the features on the photo; what stands before the grid is left out."""
+        return weights[..., self.num_ahead :].unflatten(-1, self.grid)
+
+    def adopt(self, positions: Tensor) -> Tensor:  # [M, C] -> [N, C], or as they are
+        """Learned positions of another encoder's features for these, where a subclass can."""
+        return positions
 
     def features(self, pixels: Tensor) -> Tensor:  # [B, 3, S, S] -> [B, N, C]
         """Compute the features; a subclass says how."""
@@ -174,7 +181,9 @@ def build_architecture(name: str, image_size: int = 0) -> ImageEncoder:
 
 
 def _registered(name: str, registry: dict[str, Callable]) -> Callable[[], ImageEncoder]:
-    import blip2.vision_transformers  # noqa: F401  (registers its encoders)
+    # Both register their encoders.
+    import blip2.efficientnet
+    import blip2.vision_transformers  # noqa: F401
 
     if name not in IMAGE_ENCODERS:
         raise UserError(
@@ -182,78 +191,3 @@ def _registered(name: str, registry: dict[str, Callable]) -> Callable[[], ImageE
             " or register it with blip2.vision.register_image_encoder."
         )
     return registry.get(name, IMAGE_ENCODERS[name])
-
-
-class EfficientNetLite(ImageEncoder):
-    """EfficientNet-Lite2 (ImageNet), the map after its head convolution, 9 x 9 x 1280."""
-
-    def __init__(self) -> None:
-        super().__init__(1280, 81, 260, mean=(127.0,) * 3, std=(128.0,) * 3)
-        from efficientnet_lite_pytorch import EfficientNet
-
-        self.net = EfficientNet.from_name("efficientnet-lite2")
-        del self.net._fc, self.net._dropout, self.net._avg_pooling
-        self.num_layers = len(self.net._blocks) + 1  # with the head convolution
-
-    def layer_of(self, name: str) -> int:
-        """0 for the stem, then the blocks, then the head."""
-        parts = name.split(".")
-        if "_blocks" in parts:
-            return int(parts[parts.index("_blocks") + 1]) + 1
-        return 0 if {"_conv_stem", "_bn0"} & set(parts) else self.num_layers
-
-    def features(self, pixels: Tensor) -> Tensor:  # [B, 3, 260, 260] -> [B, 81, 1280]
-        """Cells of the last map, row by row."""
-        maps = self.net.extract_features(pixels)  # [B, 1280, 9, 9]
-        return maps.flatten(2).transpose(1, 2)
-
-
-class EfficientNetLiteTwoScales(EfficientNetLite):
-    """EfficientNet-Lite2, the last map and, cell by cell, the finer one before its last blocks.
-
-    What tells classes apart is in the 1280 channels of the last map; the 120 of the map of stride
-    16 still hold what a part of the photo looks like. Each is normalised by itself, since they
-    differ in size.
-    """
-
-    FINER = 14  # the last block whose map is 17 x 17
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.width += self.net._blocks[self.FINER]._bn2.num_features
-
-    def features(self, pixels: Tensor) -> Tensor:  # [B, 3, 260, 260] -> [B, 81, 1400]
-        """Cells of both maps, row by row."""
-        net = self.net
-        maps = net._swish(net._bn0(net._conv_stem(pixels)))
-        for number, block in enumerate(net._blocks):
-            maps = block(maps)
-            if number == self.FINER:
-                finer = F.avg_pool2d(maps, 2, ceil_mode=True)  # [B, 120, 9, 9]
-        last = net._swish(net._bn1(net._conv_head(maps)))  # [B, 1280, 9, 9]
-        cells = [scale.flatten(2).transpose(1, 2).float() for scale in (last, finer)]
-        normed = [F.layer_norm(scale, scale.shape[-1:]) for scale in cells]
-        return torch.cat(normed, dim=-1).to(pixels.dtype)
-
-
-@register_image_encoder("efficientnet-lite2", EfficientNetLite)
-def efficientnet_lite2() -> ImageEncoder:
-    """EfficientNet-Lite2 from its package's weights, converted once to safetensors."""
-    return _with_published_weights(EfficientNetLite())
-
-
-@register_image_encoder("efficientnet-lite2-two-scales", EfficientNetLiteTwoScales)
-def efficientnet_lite2_two_scales() -> ImageEncoder:
-    """The same network and weights, read at two scales."""
-    return _with_published_weights(EfficientNetLiteTwoScales())
-
-
-def _with_published_weights(encoder: EfficientNetLite) -> EfficientNetLite:
-    from safetensors.torch import load_file
-
-    from blip2.assets import efficientnet_weights
-
-    state = load_file(efficientnet_weights())
-    state = {name: value for name, value in state.items() if not name.startswith("_fc.")}
-    encoder.net.load_state_dict(state, strict=True)
-    return encoder.to(memory_format=torch.channels_last)

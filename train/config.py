@@ -70,6 +70,15 @@ class Recipe:
     query_tokens : int
         Pre-training: learned queries, in the place of the preset's number; 0 keeps that. Give it
         in both stages.
+    image_encoder : str
+        Pre-training: a registered image encoder in the place of the preset's, with its width and,
+        where the preset has positions, as many as it has features; "" keeps that. Stage 1 may
+        start from a model that read less of a photo (:mod:`train.growth`).
+    dropout : float
+        Pre-training: of the Q-Former's hidden states, in the place of the preset's; below 0 keeps
+        that.
+    match_smoothing : float
+        Stage 1: label smoothing of ITM; 0 as in the paper.
     objectives : tuple of str
         Stage 1 and fine-tuning for retrieval: which of ``itc``, ``itm`` and ``itg`` are learned;
         ``itc`` always, since ITM's hard negatives are drawn by it. The head of one that is left
@@ -170,6 +179,9 @@ class Recipe:
     text_start: str = ""
     question_prompt: str = ""
     query_tokens: int = 0
+    image_encoder: str = ""
+    dropout: float = -1.0
+    match_smoothing: float = 0.0
     objectives: tuple[str, ...] = OBJECTIVES
     views: int = 1
     epochs: int = 1
@@ -217,9 +229,12 @@ LEAST = {
     "image_size": 0, "layer_decay": 0.01, "pool": 0,
     "watch": 2, "captions_at_once": 1, "typical": 0, "turns": 1, "samples": 0, "reward": 0,
     "query_tokens": 0, "hide_pieces": 0, "average_last": 0, "questions": 0, "answer": 0,
-    "match_share": 0.01, "drawn_share": 0.01,
+    "match_share": 0.01, "drawn_share": 0.01, "match_smoothing": 0,
 }  # fmt: skip
-MOST = {"token_keep": 1, "layer_decay": 1, "hide_pieces": 0.9, "match_share": 1, "drawn_share": 1}
+MOST = {
+    "token_keep": 1, "layer_decay": 1, "hide_pieces": 0.9, "match_share": 1, "drawn_share": 1,
+    "dropout": 0.9, "match_smoothing": 0.9,
+}  # fmt: skip
 CHOICES = {
     "precision": PRECISIONS,
     "texts": ("captions", "qa", "both"),
@@ -282,13 +297,24 @@ def pairs_of_part(recipe: Recipe, processes: int) -> int:
     return recipe.batch_size // parts
 
 
-def model_config(preset: str, stage: int, query_tokens: int = 0) -> Blip2Config:
-    """What a recipe's ``preset`` names, with as many queries as its ``query_tokens`` says.
+def model_config(
+    preset: str, stage: int, query_tokens: int = 0, image_encoder: str = "", dropout: float = -1.0
+) -> Blip2Config:
+    """What a recipe's ``preset`` names, with what its other settings put in the place of that.
+
+    Parameters
+    ----------
+    preset : str
+        As in a recipe.
+    stage : int
+        Of the recipe's command.
+    query_tokens, image_encoder, dropout : int, str, float
+        As in a recipe.
 
     Raises
     ------
     UserError
-        There is no such preset or folder, or it is of the other stage.
+        There is no such preset, folder or image encoder, or it is of the other stage.
     """
     from blip2.checkpoints import read_stage
 
@@ -303,9 +329,23 @@ def model_config(preset: str, stage: int, query_tokens: int = 0) -> Blip2Config:
             f"The preset {preset!r} is not of stage {stage}; choose {', '.join(fitting)}, or the "
             "folder of a saved model of that stage."
         )
-    if query_tokens:
-        config = replace(config, qformer=replace(config.qformer, num_queries=query_tokens))
-    return config
+    changes: dict[str, Any] = {"num_queries": query_tokens} if query_tokens else {}
+    if dropout >= 0:
+        changes["dropout"] = dropout
+    if image_encoder:
+        from blip2.vision import build_architecture
+
+        encoder = build_architecture(image_encoder)
+        changes["encoder_width"] = encoder.width
+        positions = encoder.num_tokens if config.image_positions else 0
+        config = replace(config, image_encoder=image_encoder, image_positions=positions)
+    return replace(config, qformer=replace(config.qformer, **changes))
+
+
+def pretraining_config(recipe: Recipe, stage: int) -> Blip2Config:
+    """The model of a recipe for pre-training, see :func:`model_config`."""
+    more = recipe.query_tokens, recipe.image_encoder, recipe.dropout
+    return model_config(recipe.preset, stage, *more)
 
 
 def _checked(values: dict[str, Any], source: str) -> Recipe:

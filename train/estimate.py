@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from train.config import Recipe, model_config, pairs_of_part
+from train.config import Recipe, pairs_of_part, pretraining_config
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,7 +24,8 @@ FROZEN = 2  # in 16 bits
 # language models layers and heads, too. Parts that are not here count as nothing.
 ENCODERS = {
     "eva-vit-g": 985_894_528, "clip-vit-l": 303_179_776, "efficientnet-lite2": 4_811_072,
-    "efficientnet-lite2-two-scales": 4_811_072,
+    "efficientnet-lite2-two-scales": 4_811_072, "efficientnet-lite2-two-sizes": 4_811_072,
+    "efficientnet-lite2-before-head": 4_357_952, "efficientnet-lite0": 3_371_008,
 }  # fmt: skip
 LANGUAGE_MODELS = {
     "facebook/opt-2.7b": (2_651_596_800, 32, 32), "facebook/opt-6.7b": (6_658_473_984, 32, 32),
@@ -138,7 +139,7 @@ def recipe_config(recipe: Recipe, command: str) -> Blip2Config:
         return tuned_config(recipe)
     if command == "stage1":
         check(recipe)
-    return model_config(recipe.preset, int(command[-1]), recipe.query_tokens)
+    return pretraining_config(recipe, int(command[-1]))
 
 
 def skeleton(config: Blip2Config, recipe: Recipe) -> tuple[nn.Module, tuple[str, ...]]:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from train.presence import Statistics
     from train.shards import Sample
 
+KINDS = ("object", "color", "number", "action", "yes/no")
+
 
 @exit_status
 def main(argv: Sequence[str] | None = None) -> None:
@@ -35,7 +37,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     from train.prepare import tell
 
     args = _parser().parse_args(argv)
-    report, shards, made = make_qa(args.source, args.out, args.per_shard, args.seed, args.every)
+    settings = args.per_shard, args.seed, args.every, args.kinds
+    report, shards, made = make_qa(args.source, args.out, *settings)
     for kind, count in sorted(made.items()):
         print(f"{kind:<10} {count}")
     summary = f"{made.total()} questions on {report.samples} photos in {len(shards)} shards"
@@ -43,7 +46,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def make_qa(
-    source: str, out: Path, per_shard: int = 1000, seed: int = 0, every: int = 1
+    source: str,
+    out: Path,
+    per_shard: int = 1000,
+    seed: int = 0,
+    every: int = 1,
+    kinds: Sequence[str] = KINDS,
 ) -> tuple[ShardReport, list[Path], Counter]:
     """Write shards ``<out>-000000.tar`` and so on with the questions.
 
@@ -59,6 +67,9 @@ def make_qa(
         Of the choice among questions.
     every : int
         Ask about every Nth photo alone, from the first; the others stay as they are.
+    kinds : sequence of str
+        Types of questions that are kept, of those that are made; the others are left out after
+        the choice, so the kept ones are the same whatever else is kept.
 
     Returns
     -------
@@ -83,12 +94,18 @@ def make_qa(
     for sample in iter_samples(source, with_image=False, report=ShardReport()):
         statistics.add([take_apart(text) for text in sample.captions])
     report, made = ShardReport(), Counter()
-    files = _with_questions(source, report, statistics, made, seed, every)
+    files = _with_questions(source, report, statistics, made, seed, every, kinds)
     return report, write_shards(out, files, per_shard), made
 
 
 def _with_questions(
-    source: str, report: ShardReport, statistics: Statistics, made: Counter, seed: int, every: int
+    source: str,
+    report: ShardReport,
+    statistics: Statistics,
+    made: Counter,
+    seed: int,
+    every: int,
+    kinds: Sequence[str],
 ) -> Iterator[tuple[str, dict[str, bytes]]]:
     """Each sample's files, its json with the questions made for it."""
     from train.prepare import rewritten
@@ -101,6 +118,7 @@ def _with_questions(
             return {}
         draw = random.Random(f"{seed}/{sample.image_id}")
         questions = make_questions(sample.captions, statistics, draw)
+        questions = [entry for entry in questions if entry["question_type"] in kinds]
         for entry in questions:
             kind = entry["question_type"]
             made[f"{kind} {entry['answers'][0]}" if kind == "yes/no" else kind] += 1
@@ -122,7 +140,19 @@ def _parser() -> argparse.ArgumentParser:
     add("--per-shard", type=positive, default=1000, metavar="N", help="photos (1000)")
     add("--every", type=positive, default=1, metavar="N", help="ask about every Nth photo (all)")
     add("--seed", type=int, default=0, metavar="N", help="of the choice among questions (0)")
+    add("--kinds", type=_kinds, default=KINDS, metavar="TYPE,TYPE",
+        help=f"types of questions to keep ({','.join(KINDS)})")  # fmt: skip
     return parser
+
+
+def _kinds(text: str) -> tuple[str, ...]:
+    kinds = tuple(kind.strip() for kind in text.split(","))
+    unknown = [kind for kind in kinds if kind not in KINDS]
+    if unknown:
+        raise argparse.ArgumentTypeError(
+            f"there are no questions of type {', '.join(unknown)}; choose {', '.join(KINDS)}"
+        )
+    return kinds
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from blip2.errors import UserError
 from train.command import run_recipe
-from train.config import Recipe, model_config
+from train.config import Recipe, pretraining_config
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,7 +43,7 @@ def run(recipe: Recipe) -> None:
     from train.loop import train
     from train.optim import build_optimizer
 
-    config = model_config(recipe.preset, 1, recipe.query_tokens)
+    config = pretraining_config(recipe, 1)
     check(recipe)
     config = replace(config, answers_questions=bool(recipe.questions))
     torch.manual_seed(recipe.seed)
@@ -120,6 +120,7 @@ def start_model(model: Representation, start: str) -> tuple[Path, tuple[str, ...
     """
     from blip2.checkpoints import fill, read_tensors, start_from_bert
     from blip2.parts import bert_folder
+    from train.growth import grown
     from train.optim import EVERYTHING
 
     folder = bert_folder(start)
@@ -127,7 +128,7 @@ def start_model(model: Representation, start: str) -> tuple[Path, tuple[str, ...
         return folder, EVERYTHING
     tensors = read_tensors(folder)
     if any(name.startswith("qformer.") for name in tensors):
-        fill(model, tensors, str(folder))
+        fill(model, grown(tensors, model.config), str(folder))
         return folder, FRESH  # they keep their higher rate
     start_from_bert(model.qformer, tensors)
     return folder, FRESH
@@ -215,7 +216,8 @@ class Stage1Losses:
         asked, drawn = self._questions(part, device), self._drawn(model, part, device)
         seed_step(self.recipe.seed, step, part.number)  # the same draws as in `_embed`
         features, ids, mask, kept, own_ids, read_ids = self._inputs(part, device)
-        more = read_ids, self.recipe.match_share, asked, drawn
+        recipe = self.recipe
+        more = read_ids, recipe.match_share, asked, drawn, recipe.match_smoothing
         settings = self.recipe.diversity, self.recipe.objectives
         if part.count == 1:  # no other part to join, and no share to take
             pairs = features, ids, mask, own_ids, hardness, kept

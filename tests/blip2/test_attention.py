@@ -9,11 +9,18 @@ import torch
 from PIL import Image
 
 from blip2.attention import photo_maps, watch
+from blip2.efficientnet import (
+    EfficientNetLite,
+    EfficientNetLite0,
+    EfficientNetLiteBeforeHead,
+    EfficientNetLiteTwoScales,
+    EfficientNetLiteTwoSizes,
+)
 from blip2.errors import UserError
 from blip2.generation import Blip2
 from blip2.qformer import QFormer
 from blip2.tokenization import TextTokenizer
-from blip2.vision import EfficientNetLite, EfficientNetLiteTwoScales, ImageEncoder
+from blip2.vision import ImageEncoder
 from blip2.vision_transformers import ClipViT, EvaViT
 from blip2.visual_prompt import VisualPrompt
 from tests.tiny import QFORMER, STAGE2, Cells, features, language_model, text_tokenizer
@@ -148,7 +155,10 @@ def clip(image_size: int | None = None) -> ClipViT:
     [
         (Cells, (3, 3), 0, 0),
         (EfficientNetLite, (9, 9), 0, 1),  # strides and padding may shift by a cell
+        (EfficientNetLite0, (7, 7), 0, 1),
+        (EfficientNetLiteBeforeHead, (9, 9), 0, 1),
         (EfficientNetLiteTwoScales, (9, 9), 0, 1),
+        (EfficientNetLiteTwoSizes, (13, 13), 0, 1),
         (eva, (4, 4), 1, 0),
         (clip, (4, 4), 1, 0),
         (lambda: clip(84), (6, 6), 1, 0),
@@ -166,8 +176,8 @@ def test_features_lie_on_the_photo_as_the_encoder_says(build, grid, ahead, off):
         columns = slice(size * column // grid[1], size * (column + 1) // grid[1])
         photo[:, rows, columns] = 3 * torch.randn_like(photo[:, rows, columns])
     out = encoder(photos)
-    assert out.shape[1] == ahead + grid[0] * grid[1]
-    moved = (out[:2] - out[2]).norm(dim=-1)[:, ahead:]  # [2, rows * columns]
+    assert out.shape[1:] == (encoder.num_tokens, encoder.width)
+    moved = encoder.lay_out((out[:2] - out[2]).norm(dim=-1)).flatten(1)  # [2, rows * columns]
     for most, (row, column) in zip(moved.argmax(1).tolist(), cells, strict=True):
         assert abs(most // grid[1] - row) <= off and abs(most % grid[1] - column) <= off
 

@@ -122,6 +122,8 @@ def test_itm_and_itg_against_reference():
     matched = torch.tensor([1, 0, 0, 1, 0, 1])
     expected = slow_cross_entropy(logits[:, :2], F.one_hot(matched, 2).float(), 0.0)
     assert float(itm_loss(logits[:, :2], matched)) == pytest.approx(expected, rel=1e-5)
+    expected = slow_cross_entropy(logits[:, :2], F.one_hot(matched, 2).float(), 0.2)
+    assert float(itm_loss(logits[:, :2], matched, 0.2)) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("hidden", [[], [(0, 2), (3, 1)]])

@@ -198,6 +198,10 @@ def test_matching_of_a_share_is_that_of_the_first_pairs(tmp_path):
     torch.testing.assert_close(share["itm"], expected, rtol=1e-4, atol=1e-5)
     for name in ("itc", "itg"):
         torch.testing.assert_close(share[name], whole[name])
+    torch.manual_seed(1)
+    smooth = model(*given, match_share=0.25, match_smoothing=0.2)
+    even = -logits.log_softmax(-1).mean()  # a fifth of the target is spread over both
+    torch.testing.assert_close(smooth["itm"], 0.8 * expected + 0.2 * even, rtol=1e-4, atol=1e-5)
 
 
 def test_captions_are_drawn_from_what_itg_holds_likely(tmp_path):

@@ -15,7 +15,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from blip2.vision import build_image_encoder
+from blip2.vision import build_architecture
 from tests.parity.test_full_size import OPT, T5
 from train import finetune, stage1, stage2
 from train.config import model_config, read_recipe
@@ -177,5 +177,7 @@ def test_sizes_are_those_of_the_architectures():
             num_attention_heads=16, patch_size=14,
         )  # fmt: skip
         assert ENCODERS["clip-vit-l"] == parameters(CLIPVisionModel(config))
-    for name in ("efficientnet-lite2", "efficientnet-lite2-two-scales"):
-        assert ENCODERS[name] == parameters(build_image_encoder(name))
+    efficientnets = [name for name in ENCODERS if name.startswith("efficientnet")]
+    assert len(efficientnets) == 5
+    for name in efficientnets:
+        assert ENCODERS[name] == parameters(build_architecture(name))

@@ -134,3 +134,18 @@ def test_a_broken_sample_is_left_out_and_named(source, tmp_path, capsys):
     assert main([source, "--out", str(tmp_path / "qa")]) == 0
     assert "9999: it has no photo" in capsys.readouterr().err
     assert len(read(str(tmp_path / "qa-000000.tar"))) == len(PHOTOS)
+
+
+def test_types_that_are_not_wanted_are_left_out_and_the_others_stay(source, tmp_path, capsys):
+    assert main([source, "--out", str(tmp_path / "all")]) == 0
+    assert main([source, "--out", str(tmp_path / "some"), "--kinds", "color, number"]) == 0
+    whole, some = (
+        [sample.qa for sample in iter_samples(f"{tmp_path}/{name}-*.tar", with_image=False)]
+        for name in ("all", "some")
+    )
+    kept = [[entry for entry in qa if entry.get("question_type") in ("color", "number", None)]
+            for qa in whole]  # fmt: skip
+    assert some == kept and some != whole and any(some)
+    with pytest.raises(SystemExit):
+        main([source, "--out", str(tmp_path / "none"), "--kinds", "shape"])
+    assert "there are no questions of type shape; choose object" in capsys.readouterr().err

@@ -4,6 +4,7 @@ import io
 import json
 import random
 import tarfile
+from dataclasses import replace
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from blip2.vision import IMAGE_ENCODERS
 from blip2.visual_prompt import VisualPrompt
 from tests.tiny import QFORMER, STAGE1, STAGE2, Cells, language_model, text_tokenizer
 from train import evaluate, inputs, make_qa, stage1, stage2
-from train.config import Recipe, model_config
+from train.config import Recipe, model_config, pretraining_config, read_recipe
 from train.data import Batch, CaptionedPhotos
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 220)}
@@ -215,6 +216,23 @@ def test_captions_and_questions_take_turns_by_themselves(trained, tmp_path):
     assert captions.features is questions.features
     with pytest.raises(UserError, match=r"dev\.tar has answered questions; it needs some"):
         CaptionedPhotos(f"{trained}/dev.tar", "cells", tmp_path, texts="both").only("qa")
+
+
+def test_a_recipe_puts_other_parts_in_the_place_of_its_presets(folder):
+    path = folder / "tiny-itm.yaml"
+    before = pretraining_config(read_recipe(path), 1)
+    assert before == model_config("tiny-itm", 1)
+    changes = ["image_encoder=efficientnet-lite2-two-sizes", "dropout=0.25", "query_tokens=5"]
+    after = pretraining_config(read_recipe(path, changes), 1)
+    qformer = replace(before.qformer, encoder_width=1411, dropout=0.25, num_queries=5)
+    expected = replace(
+        before, image_encoder="efficientnet-lite2-two-sizes", image_positions=250, qformer=qformer
+    )
+    assert after == expected
+    with pytest.raises(UserError, match="There is no image encoder 'resnet'"):
+        pretraining_config(read_recipe(path, ["image_encoder=resnet"]), 1)
+    with pytest.raises(UserError, match=r"dropout is 0\.95; choose at most 0\.9"):
+        read_recipe(path, ["dropout=0.95"])
 
 
 def test_the_ablation_learns_fewer_objectives_with_more_queries(folder, tmp_path, capfd):
