@@ -14,6 +14,7 @@ import blip2.objectives as losses_module
 from blip2.errors import UserError
 from blip2.objectives import JointBatch, hard_negatives, itc_loss, itm_loss, joint_itc_loss
 from blip2.objectives import similarity as cosines
+from blip2.qformer import KeyValue
 from blip2.representation import Representation
 from blip2.vision import IMAGE_ENCODERS
 from tests.tiny import QFORMER, STAGE1, Cells
@@ -124,7 +125,7 @@ def test_unreadable_photos_of_all_questions_end_the_run(folder):
 def whole_stage1(folder, parts, settings=()):
     """Stage 1 on the whole batch at once, but for ITM, whose negatives stay within a part."""
     model, losses = tiny_ranks.stage1(folder, 1, settings)
-    answered, answers = [], []
+    answered, answers, rewards = [], [], []
     images, texts, every_id, itm, hidden, targets, hides = [], [], [], [], [], [], 0
     for number in range(parts):
         if losses.questions:
@@ -144,6 +145,11 @@ def whole_stage1(folder, parts, settings=()):
             answers.append(ids[:, 1:][kept])
         seed_step(0, 0, number)
         batch = losses.photos.batch_at(0, BATCH, Part(number, parts))
+        drawn = None
+        if losses.critic:
+            half = BATCH // parts // 2
+            drawn = losses.critic(model, batch.features[:half], batch.references)
+            seed_step(0, 0, number)
         states = model.image_states(batch.features, draw_tokens(len(batch.captions), 9, 0.7))
         several = losses.recipe.captions_at_once
         told = [[talk[0][1] for talk in talks][:several] for talks in batch.told]
@@ -157,7 +163,11 @@ def whole_stage1(folder, parts, settings=()):
         order = torch.arange(len(ids))
         photos, words = torch.cat([order, wrong[0], order]), torch.cat([order, order, wrong[1]])
         logits = model.match_logits(states.select(photos), read[words], mask[words])
-        itm.append(itm_loss(logits, (torch.arange(3 * len(ids)) < len(ids)).long()))
+        judged = torch.arange(3 * len(ids)) % len(ids) < losses.recipe.match_share * len(ids)
+        matched = (torch.arange(3 * len(ids)) < len(ids)).long()
+        itm.append(itm_loss(logits[judged], matched[judged]))
+        if drawn:
+            rewards.append(slow_reward(model, drawn, encoded.cache))
         inputs = read.clone()
         inputs[:, 0] = model.dec_token_id
         decoded = model.qformer.decode(inputs, mask, encoded.cache)
@@ -180,8 +190,25 @@ def whole_stage1(folder, parts, settings=()):
         found["answer"] = torch.nn.functional.cross_entropy(
             torch.cat(answered), torch.cat(answers), label_smoothing=0.1
         )
+    if rewards:
+        found["reward"] = torch.stack(rewards).mean()
+        assert found["reward"].abs() > 1e-3
     sum(found.values()).backward()
     return model, found
+
+
+def slow_reward(model, drawn, cache):
+    """Caption by caption: each piece's log-likelihood by the caption's worth."""
+    worths = []
+    for row, worth in enumerate(drawn.worth):
+        photo = row // drawn.samples
+        own = [KeyValue(*(states[photo : photo + 1] for states in layer)) for layer in cache]
+        length = int(drawn.mask[row].sum())
+        ids = drawn.ids[row : row + 1, :length]
+        text = model.qformer.decode(ids, torch.ones_like(ids), own)
+        likely = model.lm_logits(text[0, :-1]).log_softmax(-1)
+        worths.append(worth * likely.gather(1, ids[0, 1:, None])[:, 0])
+    return -torch.cat(worths).mean()
 
 
 def whole_stage2(folder, words):
@@ -195,6 +222,7 @@ def whole_stage2(folder, words):
     ("stage", "ranks", "accumulate"),
     [("stage1", 1, 1), ("stage1", 2, 1), ("stage1", 1, 2), ("stage1", 2, 2), ("stage2", 2, 2),
      ("stage1 asked", 1, 1), ("stage1 asked several", 2, 2),
+     ("stage1 judged drawn", 1, 1), ("stage1 judged drawn", 2, 1),
      ("stage1 shard", 2, 2), ("stage2 shard", 2, 2), ("stage2 split", 1, 2)],
 )  # fmt: skip
 def test_ranks_and_turns_give_the_gradients_of_the_whole_batch(folder, stage, ranks, accumulate):

@@ -2,7 +2,8 @@
 
 Writes the summed losses and the gradients of the whole batch to FOLDER/NAME.safetensors. With the
 word `shard` after them the model is cut over the processes, with `split` captions are, and with
-`asked` stage 1 learns to answer questions, too; with `several` ITC reads two captions a photo.
+`asked` stage 1 learns to answer questions, too; with `several` ITC reads two captions a photo, with
+`judged` ITM judges half of the pairs, and with `drawn` it learns from captions of its own.
 """
 
 import os
@@ -31,7 +32,8 @@ def recipe(folder: Path, accumulate: int, name: str = "", words: tuple = ()) -> 
         token_keep=0.7, hide_pieces=0.3, clip_norm=0,
         prompts=("describe this photo", "what is this"),
         shard="shard" in words, split_captions="split" in words,
-        captions_at_once=1 + ("several" in words),
+        captions_at_once=1 + ("several" in words), match_share=1 - 0.5 * ("judged" in words),
+        samples=3 * ("drawn" in words), drawn_share=0.5,
         texts="both" if "asked" in words else "captions", questions=12 * ("asked" in words),
         warmup_steps=0, validate_every=100, save_every=100, weight_decay=0, learning_rate=1e-3,
     )  # fmt: skip
