@@ -353,8 +353,9 @@ class Library:
                 connection.create_function("checksum", -1, _checksum, deterministic=True)
                 connection.execute("PRAGMA synchronous = EXTRA")
                 yield connection
-        except sqlite3.Error as error:
-            reason = " ".join(str(error).split())[:160]  # it may quote a table's definition
+        # What SQLite says may quote a table's definition, which in a damaged file is no text.
+        except (sqlite3.Error, UnicodeDecodeError) as error:
+            reason = " ".join(str(error).split())[:160]
             raise IndexFileError(
                 f'The index {self.folder} cannot be used: {NAME} gives "{reason}"; check disk '
                 "space and permissions, or restore the index from a copy."

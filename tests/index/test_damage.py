@@ -91,6 +91,15 @@ def test_older_rows(folder, retriever, library, tmp_path):
     assert "do not belong together" in refusal(folder, retriever)
 
 
+def test_a_definition_that_is_no_text(folder, retriever):
+    """SQLite quotes it in its error, and Python can't read that as UTF-8."""
+    data = (folder / "library.sqlite").read_bytes()
+    spoilt = data.replace(b"CREATE TABLE", b"CREATE T\xa0BLE", 1)
+    assert spoilt != data
+    (folder / "library.sqlite").write_bytes(spoilt)
+    assert "library.sqlite gives" in refusal(folder, retriever)
+
+
 def test_rows_spoilt_or_gone(folder, retriever):
     (folder / "library.sqlite").write_bytes(b"no database" * 1000)
     assert "file is not a database" in refusal(folder, retriever)
