@@ -49,7 +49,7 @@ def test_photos_are_found_by_words(visit: Callable[..., Page]) -> None:
     page.get_by_role("button", name="a wild animal", exact=True).click()
     expect(page.locator("#search-status")).to_contain_text("for “a wild animal”", timeout=ANSWER)
     assert set(found(page)[:3]) == {"lion.jpg", "cheetah.jpg", "cheetah1.jpg"}
-    assert search(page, "a cat")[0] == "chelsea.png"
+    assert "chelsea.png" in search(page, "a cat")[:2]  # beside a cheetah
 
     box = page.locator("#search-k input[type=number]")
     box.fill("3")
@@ -85,13 +85,13 @@ def test_filters(visit: Callable[..., Page]) -> None:
 def test_a_result_is_captioned_chatted_about_and_searched_with(visit: Callable[..., Page]) -> None:
     page = visit()
     show_tab(page, "Search")
-    search(page, "a wild animal")
+    first = search(page, "a wild animal")[0]
     page.locator("#search-gallery .thumbnail-item").first.click()
-    expect(page.locator("#search-chosen-name")).to_have_text("lion.jpg")
+    expect(page.locator("#search-chosen-name")).to_have_text(first)
     photograph(page, "search-chosen-1440-light")
     page.click("#chosen-similar")
     expect(page.locator("#search-status")).to_contain_text("like this one", timeout=ANSWER)
-    assert "lion.jpg" not in found(page) and len(found(page)) >= 8
+    assert first not in found(page) and len(found(page)) >= 8
     expect(page.locator("#chosen-caption")).to_be_hidden()  # it is of the search before
 
     search(page, "a red motorcycle")
