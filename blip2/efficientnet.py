@@ -5,12 +5,14 @@ Tan and Le: EfficientNet, ICML 2019; the Lite variants are made for phones.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from blip2.colours import COLOURS, colour_shares
-from blip2.processing import PhotoTransform, TrainTransform
 from blip2.vision import ImageEncoder, register_image_encoder
 
 MEAN, STD = (127.0,) * 3, (128.0,) * 3  # of each channel, in units of 0..255
@@ -19,10 +21,13 @@ MEAN, STD = (127.0,) * 3, (128.0,) * 3  # of each channel, in units of 0..255
 class EfficientNetLite(ImageEncoder):
     """EfficientNet-Lite2 (ImageNet), the map after its head convolution, 9 x 9 x 1280."""
 
-    VERSION, SIZE, CELLS = "efficientnet-lite2", 260, 81
+    VERSION = "efficientnet-lite2"
+    SIZE = 260  # of the photo, in pixels
+    SIDES = (9,)  # of each grid of cells
 
     def __init__(self) -> None:
-        super().__init__(1280, self.CELLS, self.SIZE, mean=MEAN, std=STD)
+        cells = sum(side**2 for side in self.SIDES)
+        super().__init__(1280, cells, self.SIZE, mean=MEAN, std=STD)
         from efficientnet_lite_pytorch import EfficientNet
 
         self.net = EfficientNet.from_name(self.VERSION)
@@ -41,11 +46,18 @@ class EfficientNetLite(ImageEncoder):
         maps = self.net.extract_features(pixels)  # [B, 1280, 9, 9]
         return maps.flatten(2).transpose(1, 2)
 
+    def block_maps(self, pixels: Tensor) -> Iterator[Tensor]:
+        """The map after each block, before the head convolution."""
+        maps = self.net._swish(self.net._bn0(self.net._conv_stem(pixels)))
+        for block in self.net._blocks:
+            maps = block(maps)
+            yield maps
+
 
 class EfficientNetLite0(EfficientNetLite):
     """EfficientNet-Lite0, the map after its head convolution, 7 x 7 x 1280: half of the work."""
 
-    VERSION, SIZE, CELLS = "efficientnet-lite0", 224, 49
+    VERSION, SIZE, SIDES = "efficientnet-lite0", 224, (7,)
 
 
 class EfficientNetLiteBeforeHead(EfficientNetLite):
@@ -59,9 +71,8 @@ class EfficientNetLiteBeforeHead(EfficientNetLite):
 
     def features(self, pixels: Tensor) -> Tensor:  # [B, 3, 260, 260] -> [B, 81, 352]
         """Cells of the map, row by row."""
-        maps = self.net._swish(self.net._bn0(self.net._conv_stem(pixels)))
-        for block in self.net._blocks:
-            maps = block(maps)
+        for maps in self.block_maps(pixels):  # noqa: B007  (the last is wanted)
+            pass
         return maps.flatten(2).transpose(1, 2)
 
 
@@ -81,12 +92,10 @@ class EfficientNetLiteTwoScales(EfficientNetLite):
 
     def features(self, pixels: Tensor) -> Tensor:  # [B, 3, 260, 260] -> [B, 81, 1400]
         """Cells of both maps, row by row."""
-        net = self.net
-        maps = net._swish(net._bn0(net._conv_stem(pixels)))
-        for number, block in enumerate(net._blocks):
-            maps = block(maps)
+        for number, maps in enumerate(self.block_maps(pixels)):
             if number == self.FINER:
                 finer = F.avg_pool2d(maps, 2, ceil_mode=True)  # [B, 120, 9, 9]
+        net = self.net
         last = net._swish(net._bn1(net._conv_head(maps)))  # [B, 1280, 9, 9]
         cells = [scale.flatten(2).transpose(1, 2).float() for scale in (last, finer)]
         normed = [F.layer_norm(scale, scale.shape[-1:]) for scale in cells]
@@ -103,24 +112,22 @@ class EfficientNetLiteTwoSizes(EfficientNetLiteTwoScales):
     has each of the basic colours.
     """
 
+    SIZE, SIDES = 388, (9, 13)
+    SMALL = EfficientNetLite.SIZE
+
     def __init__(self) -> None:
         super().__init__()
         self.width += len(COLOURS)
-        self._sides = (9, 13)
-        self.num_tokens = sum(side**2 for side in self._sides)
-        self.image_size = 388
-        self.transform = PhotoTransform(self.image_size, MEAN, STD)
-        self.train_transform = TrainTransform(self.image_size, MEAN, STD)
 
     @property
     def grid(self) -> tuple[int, int]:
         """Of the larger size; :meth:`lay_out` spreads the other's cells over it."""
-        return self._sides[1], self._sides[1]
+        return self.SIDES[1], self.SIDES[1]
 
     def lay_out(self, weights: Tensor) -> Tensor:
         """See :meth:`ImageEncoder.lay_out`; what both sizes have of a place adds up."""
-        small, large = weights.split([side**2 for side in self._sides], dim=-1)
-        coarse, fine = self._sides
+        small, large = weights.split([side**2 for side in self.SIDES], dim=-1)
+        coarse, fine = self.SIDES
         edges = torch.arange(fine + 1) / fine
         starts = torch.arange(coarse) / coarse
         covered = (edges[:, None] - starts).clamp(0, 1 / coarse) * coarse  # [fine + 1, coarse]
@@ -130,19 +137,19 @@ class EfficientNetLiteTwoSizes(EfficientNetLiteTwoScales):
 
     def features(self, pixels: Tensor) -> Tensor:  # [B, 3, 388, 388] -> [B, 250, 1411]
         """Cells of the photo at 260 pixels, row by row, then of the larger."""
-        size = (self.SIZE, self.SIZE)
+        size = (self.SMALL, self.SMALL)
         small = F.interpolate(pixels.float(), size, mode="bicubic", antialias=True)
         small = small.to(pixels.dtype).contiguous(memory_format=torch.channels_last)
         first = super().features(small)  # [B, 81, 1400]
         rows, columns = self.grid
         mirrored = super().features(pixels.flip(-1)).unflatten(1, (rows, columns))
         second = mirrored.flip(2).flatten(1, 2)  # [B, 169, 1400]
-        named = colour_shares(pixels.float() * STD[0] + MEAN[0], self._sides)  # [B, 250, 11]
+        named = colour_shares(pixels.float() * STD[0] + MEAN[0], self.SIDES)  # [B, 250, 11]
         return torch.cat([torch.cat([first, second], dim=1), named.to(pixels.dtype)], dim=-1)
 
     def adopt(self, positions: Tensor) -> Tensor:  # [81, C] -> [250, C]
         """Learned positions of the smaller size for both, to train on from a model of one."""
-        coarse, fine = self._sides
+        coarse, fine = self.SIDES
         if len(positions) != coarse**2:
             return positions
         grid = positions.float().T.reshape(1, -1, coarse, coarse)
@@ -150,44 +157,26 @@ class EfficientNetLiteTwoSizes(EfficientNetLiteTwoScales):
         return torch.cat([positions, larger.flatten(2)[0].T.to(positions.dtype)])
 
 
-@register_image_encoder("efficientnet-lite2", EfficientNetLite)
-def efficientnet_lite2() -> ImageEncoder:
-    """EfficientNet-Lite2 from its package's weights, converted once to safetensors."""
-    return _with_published_weights(EfficientNetLite())
-
-
-@register_image_encoder("efficientnet-lite2-two-scales", EfficientNetLiteTwoScales)
-def efficientnet_lite2_two_scales() -> ImageEncoder:
-    """The same network and weights, read at two scales."""
-    return _with_published_weights(EfficientNetLiteTwoScales())
-
-
-@register_image_encoder("efficientnet-lite2-two-sizes", EfficientNetLiteTwoSizes)
-def efficientnet_lite2_two_sizes() -> ImageEncoder:
-    """The same network and weights, read at two scales of two sizes, and colours."""
-    return _with_published_weights(EfficientNetLiteTwoSizes())
-
-
-@register_image_encoder("efficientnet-lite2-before-head", EfficientNetLiteBeforeHead)
-def efficientnet_lite2_before_head() -> ImageEncoder:
-    """The same network without its head convolution."""
-    return _with_published_weights(EfficientNetLiteBeforeHead())
-
-
-@register_image_encoder("efficientnet-lite0", EfficientNetLite0)
-def efficientnet_lite0() -> ImageEncoder:
-    """EfficientNet-Lite0 from a package of its own, which only experiments need."""
-    return _with_published_weights(EfficientNetLite0())
-
-
-def _with_published_weights(encoder: EfficientNetLite) -> EfficientNetLite:
+def with_published_weights(kind: type[EfficientNetLite]) -> EfficientNetLite:
+    """Build an encoder with its package's weights, converted once to safetensors."""
     from safetensors.torch import load_file
 
     from blip2.assets import efficientnet_weights
 
+    encoder = kind()
     own = encoder.net.state_dict()
     published = load_file(efficientnet_weights(encoder.VERSION))
     # Its classifier has no place here, and not every encoder reads its head.
     state = {name: value for name, value in published.items() if name in own}
     encoder.net.load_state_dict(state, strict=True)
     return encoder.to(memory_format=torch.channels_last)
+
+
+for _name, _kind in {
+    "efficientnet-lite2": EfficientNetLite,
+    "efficientnet-lite2-two-scales": EfficientNetLiteTwoScales,
+    "efficientnet-lite2-two-sizes": EfficientNetLiteTwoSizes,
+    "efficientnet-lite2-before-head": EfficientNetLiteBeforeHead,
+    "efficientnet-lite0": EfficientNetLite0,
+}.items():
+    register_image_encoder(_name, _kind)(partial(with_published_weights, _kind))

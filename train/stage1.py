@@ -218,7 +218,7 @@ class Stage1Losses:
         features, ids, mask, kept, own_ids, read_ids = self._inputs(part, device)
         recipe = self.recipe
         more = read_ids, recipe.match_share, asked, drawn, recipe.match_smoothing
-        settings = self.recipe.diversity, self.recipe.objectives
+        settings = recipe.diversity, recipe.objectives
         if part.count == 1:  # no other part to join, and no share to take
             pairs = features, ids, mask, own_ids, hardness, kept
             return self._weighed(model(*pairs, *settings, None, *more))
