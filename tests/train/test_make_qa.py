@@ -3,6 +3,7 @@
 import io
 import json
 import tarfile
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -149,3 +150,28 @@ def test_types_that_are_not_wanted_are_left_out_and_the_others_stay(source, tmp_
     with pytest.raises(SystemExit):
         main([source, "--out", str(tmp_path / "none"), "--kinds", "shape"])
     assert "there are no questions of type shape; choose object" in capsys.readouterr().err
+
+
+def test_checks_are_of_all_questions_and_only_where_they_are_asked_for(source, tmp_path, capfd):
+    kinds = ["--kinds", "color,check"]
+    assert main([source, "--out", str(tmp_path / "checked" / "qa"), *kinds]) == 0
+    assert main([source, "--out", str(tmp_path / "plain" / "qa"), "--kinds", "color"]) == 0
+    checked, plain = (
+        {s.image_id: s.qa for s in iter_samples(str(tmp_path / name))}
+        for name in ("checked", "plain")
+    )
+    for name, entries in checked.items():
+        known = [e for e in entries if e.get("question_type") != "check"]
+        assert known == plain[name]
+    checks = [e for entries in checked.values() for e in entries if e not in known]
+    asked = {e["question"]: e["answers"][0] for e in checks if e.get("question_type") == "check"}
+    assert asked["is the dog running?"] == "yes"
+    assert asked["is the dog sitting?"] == "no"  # the women do
+    assert Counter(asked.values())["yes"] == Counter(asked.values())["no"]
+    assert "check no" in capfd.readouterr().out
+
+
+def test_an_unknown_kind_is_refused(source, tmp_path, capfd):
+    with pytest.raises(SystemExit):
+        main([source, "--out", str(tmp_path / "qa"), "--kinds", "colour"])
+    assert "choose object, color, number, action, yes/no, check" in capfd.readouterr().err
