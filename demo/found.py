@@ -10,6 +10,7 @@ import numpy as np
 from demo.thumbnails import Thumbnails
 
 if TYPE_CHECKING:
+    from blip2 import Blip2Retriever
     from index import Hit
 
 # A text fits no photo if the best joint score of similarity and ITM is below this: so are 2 % of
@@ -82,6 +83,32 @@ class Found:
             scores, matches = [hit.score for hit in judged], [hit.match for hit in judged]
             self.best = max(matches)
             self.fit = float(joint_score(scores, matches, temperature).max())
+
+
+def judge_one_by_one(
+    found: Found, retriever: "Blip2Retriever", hits: Sequence["Hit"], text: str
+) -> None:
+    """Judge hits by ITM until one of them fits: a photo that fits settles what is said of all.
+
+    Parameters
+    ----------
+    found : Found
+        What was found; ``best`` and ``fit`` are those of the hits judged.
+    retriever : Blip2Retriever
+        The model.
+    hits : sequence of Hit
+        The likeliest first.
+    text : str
+        What was looked for.
+    """
+    from index.rerank import match_hits
+
+    judged: list[Hit] = []
+    for hit in hits:
+        judged += match_hits(retriever, [hit], text)
+        found.judge(judged, retriever.temperature)
+        if found.best is not None and not found.poor:
+            return
 
 
 def show_hits(

@@ -11,7 +11,7 @@ from PIL import Image
 from blip2.errors import UserError
 from blip2.processing import clean_text
 from demo.filters import read_where
-from demo.found import Found, Shown, show_hits
+from demo.found import Found, Shown, judge_one_by_one, show_hits
 from demo.sources import library_folder, sample_photos
 from demo.thumbnails import Thumbnails
 from demo.together import Together
@@ -142,7 +142,7 @@ class Library:
         UserError
             If the text is empty or too long.
         """
-        from index.rerank import match_hits, rerank_hits
+        from index.rerank import rerank_hits
 
         retriever = self._index.retriever
         text = clean_text(text, "search text")
@@ -155,9 +155,11 @@ class Library:
         hits = more(max(2 * count, RERANKED))
         there = [hit for hit in hits if not hit.missing]
         head = rerank_hits(retriever, hits[: max(count, RERANKED)], text) if rerank else []
-        judged = head if rerank else match_hits(retriever, there[:JUDGED], text)
         found = self._show(hits, head, count, more, visit, fold)
-        found.judge(judged, retriever.temperature)
+        if rerank:
+            found.judge(head, retriever.temperature)
+        else:
+            judge_one_by_one(found, retriever, there[:JUDGED], text)
         return found
 
     def similar(

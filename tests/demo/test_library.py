@@ -219,6 +219,16 @@ def test_a_search_tells_whether_anything_fits(library, photos):
     assert not library.similar(Image.open(photos[2]), 12).poor
 
 
+def test_photos_are_judged_until_one_fits(library, retriever):
+    assert not library.search("red", 12, rerank=False).poor
+    # As like as the red one by its best query, which ITM does not confirm; the third is spared.
+    assert [Path(photo).name for photo in retriever.matched] == ["half.png", "red.png"]
+    retriever.matched.clear()
+    assert library.search("green", 12, rerank=False).poor
+    judged = sorted(Path(photo).name for photo in retriever.matched)
+    assert judged == ["blue.png", "half.png", "red.png"]  # nothing fits: all are looked at
+
+
 def test_nothing_to_judge_is_not_poor(tmp_path, retriever):
     index = PhotoIndex.create(tmp_path / "empty", retriever)
     found = Library(index, tmp_path / "empty", tmp_path / "t").search("red", 12, rerank=True)
