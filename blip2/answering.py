@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from blip2.decoding import Decoding
 from blip2.grounded import QFormerWriter, Words, query_states
 from blip2.presence import FURTHER
 from blip2.qformer import ImageStates
@@ -104,6 +105,9 @@ class AnswerWriter(QFormerWriter):
     def __init__(self, representation: Representation, tokenizer: TextTokenizer) -> None:
         super().__init__(representation, tokenizer, Words(tokenizer))
         self.questions = tokenizer.with_length(QUESTION_PIECES)
+
+    def _ranks(self, decoding: Decoding) -> bool:
+        return False  # an answer describes no photo
 
     def inputs(self, visual: ImageStates, texts: Sequence[str]) -> dict[str, Tensor]:
         """``[DEC]``, which opens every answer, and what queries and questions offer to it."""

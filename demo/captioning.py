@@ -278,8 +278,9 @@ def candidates_html(found: list[tuple[str, float]], decoding: dict[str, Any]) ->
     decoding : dict
         How they were decoded.
     """
-    by_token = not decoding.get("num_beams") or decoding.get("length_penalty") == 1.0
-    meaning = "log-probability of a token, on average" if by_token else "score of the beam"
+    meaning = "log-probability of a token, on average"
+    if decoding.get("num_beams"):
+        meaning = "score of the beam, of a plain description with its likeness to the photo"
     best = found[0][1]
     rows = [(text, f"{score:.2f}", math.exp(min(0.0, score - best))) for text, score in found]
     return ranking_html(rows, f"Scores: {meaning}; nearer to 0 is likelier.")

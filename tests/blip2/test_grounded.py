@@ -10,7 +10,7 @@ from blip2.attention import photo_maps, watch
 from blip2.decoding import Decoding
 from blip2.errors import UserError
 from blip2.generation import Blip2
-from blip2.grounded import QFormerWriter, Sentences, _word_streamer
+from blip2.grounded import LIKENESS, QFormerWriter, Sentences, _word_streamer
 from blip2.qformer import ImageStates
 from blip2.representation import Representation
 from blip2.retrieval import Blip2Retriever
@@ -66,33 +66,49 @@ def test_greedy_captions_are_those_of_the_plain_loop(tokenizer):
     assert len(set(said)) > 2
 
 
-def test_beams_are_scored_by_what_the_text_branch_gives_each_piece(tokenizer):
+def test_beams_are_scored_by_what_the_text_branch_gives_each_piece_and_by_itc(tokenizer):
     model = representation()
+    model.temperature.data.fill_(0.01)  # what is random differs little
     states = seen(model)
     writer = QFormerWriter(model, tokenizer)
     beams = Decoding(num_beams=4, max_new_tokens=9, length_penalty=0.0)
     found = writer.candidates(states, [""] * 6, beams, 4)
     greedy = writer.generate(states, [""] * 6, Decoding(max_new_tokens=9))
-    checked = better = 0
+    checked = better = moved = 0
     for row in range(6):
         own = states.select(torch.tensor([row]))
+        with torch.no_grad():
+            encoded = model.qformer.encode_image(own)
 
-        def likelihood(text, own=own):
+        def likelihood(text, kept=encoded.cache):
             ids, mask = tokenizer([text.lower()])
             ids[:, 0] = model.dec_token_id
             with torch.no_grad():
-                kept = model.qformer.encode_image(own).cache
                 logits = model.lm_logits(model.qformer.decode(ids, mask, kept)).log_softmax(-1)
             return float(logits[0, :-1].gather(1, ids[0, 1:, None]).sum())
+
+        def unlike(text, queries=encoded.queries[0]):
+            with torch.no_grad():
+                words = model.embed_texts(*tokenizer([text]))[0]
+                near = max(float(model.project_queries(query) @ words) for query in queries)
+            return (1 - near) / model.temperature.item()
 
         ended = [(text, score) for text, score in found[row] if len(text.split()) < 9]
         checked += len(ended)
         for text, score in ended:
-            assert score == pytest.approx(likelihood(text), abs=1e-4)
-        if len(greedy[row].split()) < 9:
-            assert found[row][0][1] >= likelihood(greedy[row]) - 1e-4
-            better += found[row][0][0] != greedy[row]
-    assert checked > 8 and better  # or beams would prove nothing
+            assert score == pytest.approx(likelihood(text) - LIKENESS * unlike(text), abs=1e-4)
+        scores = [score for _, score in found[row]]
+        assert scores == sorted(scores, reverse=True) and scores[0] <= 0
+        likely = [likelihood(text) for text, _ in ended]
+        moved += likely != sorted(likely, reverse=True)
+        if ended and len(greedy[row].split()) < 9:
+            assert max(likely) >= likelihood(greedy[row]) - 1e-4
+            better += ended[likely.index(max(likely))][0] != greedy[row]
+    assert checked > 8 and better and moved  # or beams and ITC would prove nothing
+    assert [group[0] for group in found] == [
+        group[0] for group in writer.candidates(states, [""] * 6, beams, 1)
+    ]
+    assert writer.generate(states, [""] * 6, beams) == [group[0][0] for group in found]
 
 
 def blip2(grounding=None) -> Blip2:
