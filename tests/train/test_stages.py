@@ -3,6 +3,7 @@
 import io
 import json
 import random
+import shutil
 import tarfile
 from dataclasses import replace
 
@@ -169,9 +170,8 @@ def test_what_goes_on_from_mini_learns_to_answer_by_itself():
     assert model_config(str(saved), 2).grounding == "" == PRESETS["mini"].grounding
 
 
-def test_stage_1_learns_to_answer_what_it_sees(trained, tmp_path, capfd):
-    """Colour and thing of painted photos, by the command, as a model that is asked says them."""
-    shard = tmp_path / "asked.tar"
+def write_asked(shard):
+    """Painted photos, each with a caption and two questions."""
     with tarfile.open(shard, "w") as tar:
         for number, (colour, thing) in enumerate(PHOTOS):
             file = io.BytesIO()
@@ -183,6 +183,12 @@ def test_stage_1_learns_to_answer_what_it_sees(trained, tmp_path, capfd):
                 member = tarfile.TarInfo(f"a{number}.{suffix}")
                 member.size = len(data)
                 tar.addfile(member, io.BytesIO(data))
+    return shard
+
+
+def test_stage_1_learns_to_answer_what_it_sees(trained, tmp_path, capfd):
+    """Colour and thing of painted photos, by the command, as a model that is asked says them."""
+    shard = write_asked(tmp_path / "asked.tar")
     arguments = [str(trained / "tiny-itm.yaml"), f"data={shard}", f"start={trained}/one/model"]
     arguments += [f"output={tmp_path}/asked", "texts=both", "questions=12", "match_share=0.5"]
     arguments += ["samples=3", "drawn_share=0.5", "reward=0.1", f"cache={tmp_path}/cache"]
@@ -197,6 +203,27 @@ def test_stage_1_learns_to_answer_what_it_sees(trained, tmp_path, capfd):
         answers = retriever.answerer.generate(states, [question] * 12, Decoding())
         right = [answer == photo[place] for answer, photo in zip(answers, PHOTOS, strict=True)]
         assert sum(right) >= 10, (question, answers)
+
+
+def test_a_run_that_answers_and_draws_goes_on_from_where_it_stopped(trained, tmp_path, capfd):
+    """Questions, drawn captions and hidden words of a step depend on the step alone."""
+    shard = write_asked(tmp_path / "asked.tar")
+    arguments = [str(trained / "tiny-itm.yaml"), f"data={shard}", f"start={trained}/one/model"]
+    arguments += ["texts=both", "questions=7", "match_share=0.5", "token_keep=0.5", "samples=3"]
+    arguments += ["drawn_share=0.5", "captions_at_once=2", f"cache={tmp_path}/cache", *STEPS]
+    arguments += ["steps=9", "keep=9", "save_every=4", "validate_every=9"]
+    assert stage1.main([*arguments, f"output={tmp_path}/whole"]) == 0
+    states = tmp_path / "whole" / "checkpoints"
+    begun = tmp_path / "begun" / "checkpoints"
+    shutil.copytree(states / "step-00000004", begun / "step-00000004")
+    capfd.readouterr()
+    assert stage1.main([*arguments, f"output={tmp_path}/begun"]) == 0
+    assert "continuing after step 4 of" in "".join(capfd.readouterr())
+    whole, again = (read_tensors(tmp_path / name / "model") for name in ("whole", "begun"))
+    assert whole.keys() == again.keys()
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+    begins = read_tensors(trained / "one" / "model")
+    assert not torch.equal(whole["lm_transform.weight"], begins["lm_transform.weight"])
 
 
 def test_captions_and_questions_take_turns_by_themselves(trained, tmp_path):
