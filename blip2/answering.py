@@ -109,6 +109,32 @@ class AnswerWriter(QFormerWriter):
     def _ranks(self, decoding: Decoding) -> bool:
         return False  # an answer describes no photo
 
+    @property
+    def polar(self) -> tuple[int, int] | None:
+        """The pieces "yes" and "no", None where there are none."""
+        yes, no = self.pieces.piece_id("yes"), self.pieces.piece_id("no")
+        return None if yes is None or no is None else (yes, no)
+
+    @torch.inference_mode()
+    def odds(self, visual: ImageStates, texts: Sequence[str]) -> Tensor:
+        """How much likelier than "no" an answer begins with "yes".
+
+        Parameters
+        ----------
+        visual : ImageStates
+            Of ``B`` photos.
+        texts : sequence of str
+            ``B`` questions.
+
+        Returns
+        -------
+        Tensor
+            ``[B]``, natural logarithms of ratios, fp64.
+        """
+        yes, no = self.polar
+        first = self.model(**self.inputs(visual, texts)).logits[:, -1]  # [B, V]
+        return (first[:, yes] - first[:, no]).double()
+
     def inputs(self, visual: ImageStates, texts: Sequence[str]) -> dict[str, Tensor]:
         """``[DEC]``, which opens every answer, and what queries and questions offer to it."""
         model = self.model.representation

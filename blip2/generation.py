@@ -18,6 +18,7 @@ from blip2.errors import UserError
 from blip2.grounded import QFormerWriter
 from blip2.language import FrozenLanguageModel
 from blip2.language_models import Placement, build_language_model
+from blip2.polar import PolarJudge, statement
 from blip2.presence import PresenceJudge, thing_asked_for
 from blip2.processing import clean_text, open_photo
 from blip2.prompts import Turns, bare
@@ -69,10 +70,13 @@ class Blip2:
         self.encoder, self.prompt, self.language = encoder, prompt, language
         self.tokenizer, self.grounding = tokenizer, grounding
         self.judge: PresenceJudge | None = None
+        self.polar_judge: PolarJudge | None = None
         if grounding:
             grounding.writer  # noqa: B018  (refuses one that can't write now, not at a question)
             threshold = prompt.config.presence_threshold
             self.judge = PresenceJudge(grounding.match_states, threshold)
+            if grounding.answerer and grounding.answerer.polar:
+                self.polar_judge = PolarJudge(grounding.answerer, grounding.match_states)
 
     @classmethod
     def from_pretrained(
@@ -362,8 +366,9 @@ class Blip2:
         -------
         tuple or None
             The writer for a plain description, also where a question asks for one; the judge with a
-            thing for a question whether it is there; the answerer for what a word or two can
-            answer; None for everything else, or without :attr:`grounding`.
+            thing for a question whether it is there; for what a word or two can answer the
+            answerer, or the polar judge where these are "yes" and "no"; None for everything else,
+            or without :attr:`grounding`.
         """
         if self.grounding is None:
             return None
@@ -373,7 +378,8 @@ class Blip2:
         if thing := thing_asked_for(question):
             return self.judge, thing
         if self.grounding.answerer and asks_in_brief(question):
-            return self.grounding.answerer, question
+            polar = self.polar_judge and statement(question)
+            return self.polar_judge if polar else self.grounding.answerer, question
         return None
 
     def opening(self, states: ImageStates | None) -> list[Turns]:
