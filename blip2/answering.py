@@ -49,7 +49,7 @@ _AT_LENGTH = re.compile(
     rf"what{_IS} (?:the|this|that) {_PHOTO}\b|"
     rf"what{_IS} (?:your|(?:the|a) (?:good |best )?(?:caption|title|story|mood|meaning|difference|"
     r"relationship))\b|"
-    r".*\blooks? like\b|"
+    r"(?:what|how|who)\b.*\blooks? like\b|"
     r"(?:is|was|are) (?:that|this|it) (?:all|right|true|correct|possible)\b|"
     r"is there (?:anything else|a (?:reason|difference|way|chance))\b",
     re.IGNORECASE,
