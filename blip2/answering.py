@@ -38,6 +38,9 @@ _ONE_QUESTION = re.compile(
 _AT_LENGTH = re.compile(
     r"what an?\b|"
     r"(?:what|how) (?:else|about|if|would|should|might|will|happen(?:s|ed)|stands out)\b|"
+    # "Do you think he is cold?" asks about the photo all the same.
+    r"(?!(?:would you (?:call|consider|say)|do you think) "
+    r"(?:this|that|these|those|the|he|she|it|they|an?)\b)"
     r"(?:can|could|would|will|do|did|have|are|am|should|may) (?:you|we|i)\b|"
     r"(?:how|who|what|where)(?: are| am|['’]re) (?:you|we|i)\b|"
     r"how(?: is|['’]s| do| does| did) (?:you|we|i|it|this|that)\b|"

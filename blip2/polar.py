@@ -19,10 +19,12 @@ from blip2.qformer import ImageStates
 _VERB = r"(?:is|are|was|were|does|do|did|can|could|has|have|will|would|should)"
 # "Is it red or blue?" wants one of them.
 _POLAR = re.compile(rf"{_VERB}\s+(?P<said>(?:(?!\bor\b)[^?])+?)\s*\?[?!]*", re.IGNORECASE)
-# What only points at the photo: "is this a kitchen?", "are there two dogs?"
+# What only points at the photo, or at whoever is asked: "is this a kitchen?", "would you call it
+# clean?"
 _POINTING = re.compile(
+    r"(?:you (?:call|consider|say|think)\s+)?"
     r"(?:(?:there|it)\s+|(?:this|these|those|that|they|the (?:photo|picture|image))\s+"
-    r"(?=(?:a|an|the|in|on|two|\d+)\b))",
+    r"(?=(?:a|an|the|in|on|two|\d+)\b))?",
     re.IGNORECASE,
 )
 
@@ -43,7 +45,7 @@ def statement(question: str) -> str:
     'a kitchen'
     """
     found = _POLAR.fullmatch(" ".join(question.split()))
-    return _POINTING.sub("", found["said"], count=1) if found else ""
+    return found["said"][_POINTING.match(found["said"]).end() :] if found else ""
 
 
 class PolarJudge(PresenceJudge):

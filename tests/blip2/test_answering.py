@@ -22,6 +22,8 @@ QUESTIONS = ["what is the dog on ?", "is the cat red ?", "what jumps in the snow
         "how many people are wearing a red hat?",
         "Is the train occupied?",
         "Does this look like a recent photograph?",
+        "Would you call this a colorful room?",
+        "Do you think he is cold?",
         "What is the man doing?",
         "Where is the dog?",
         "What is on the table?",
@@ -63,6 +65,8 @@ def test_what_a_word_can_answer_is_asked_in_brief(question):
         "What color?",
         "What else is there?",
         "Can you describe the cat?",
+        "Would you say something about the cat?",
+        "Do you think so?",
         "How would you describe it?",
         "Why is the man smiling?",
         "Is the cat red",  # or is it?

@@ -34,6 +34,9 @@ def tokenizer(tmp_path) -> TextTokenizer:
         ("Is this motorcycle new?", "this motorcycle new"),
         ("Does the  dog\nhave a collar?", "the dog have a collar"),
         ("Has the train stopped?!", "the train stopped"),
+        ("Would you call this a colorful room?", "a colorful room"),
+        ("Do you think he is cold?", "he is cold"),
+        ("Is the dog over there on the bed?", "the dog over there on the bed"),
         # Neither answer would be yes or no.
         ("Is the car red or blue?", ""),
         ("What color is the car?", ""),
