@@ -86,10 +86,10 @@ class Found:
             self.fit = float(joint_score(scores, matches, temperature).max())
 
 
-def judge_one_by_one(
+def judge_first(
     found: Found, retriever: "Blip2Retriever", hits: Sequence["Hit"], text: str
 ) -> None:
-    """Judge hits by ITM until one of them fits: a photo that fits settles what is said of all.
+    """Judge the first hit by ITM, and the others where it does not fit: one settles it for all.
 
     Parameters
     ----------
@@ -105,8 +105,8 @@ def judge_one_by_one(
     from index.rerank import match_hits
 
     judged: list[Hit] = []
-    for hit in hits:
-        judged += match_hits(retriever, [hit], text)
+    for some in (hits[:1], hits[1:]):
+        judged += match_hits(retriever, list(some), text)
         found.judge(judged, retriever.temperature)
         if found.best is not None and not found.poor:
             return

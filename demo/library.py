@@ -11,7 +11,7 @@ from PIL import Image
 from blip2.errors import UserError
 from blip2.processing import clean_text
 from demo.filters import read_where
-from demo.found import Found, Shown, judge_one_by_one, show_hits
+from demo.found import Found, Shown, judge_first, show_hits
 from demo.sources import library_folder, sample_photos
 from demo.thumbnails import Thumbnails
 from demo.together import Together
@@ -159,7 +159,7 @@ class Library:
         if rerank:
             found.judge(head, retriever.temperature)
         else:
-            judge_one_by_one(found, retriever, there[:JUDGED], text)
+            judge_first(found, retriever, there[:JUDGED], text)
         return found
 
     def similar(

@@ -219,14 +219,20 @@ def test_a_search_tells_whether_anything_fits(library, photos):
     assert not library.similar(Image.open(photos[2]), 12).poor
 
 
-def test_photos_are_judged_until_one_fits(library, retriever):
+def test_where_the_first_photo_fits_no_other_is_judged(library, photos, retriever):
+    def judged():
+        return [Path(photo).name for photo in retriever.matched]
+
+    # By its best query half.png is as like it as the red one, but ITM does not confirm it.
     assert not library.search("red", 12, rerank=False).poor
-    # As like as the red one by its best query, which ITM does not confirm; the third is spared.
-    assert [Path(photo).name for photo in retriever.matched] == ["half.png", "red.png"]
+    assert judged() == ["half.png", "red.png", "blue.png"]
+    retriever.matched.clear()
+    photos[0].unlink()
+    assert not library.search("red", 12, rerank=False).poor
+    assert judged() == ["red.png"]
     retriever.matched.clear()
     assert library.search("green", 12, rerank=False).poor
-    judged = sorted(Path(photo).name for photo in retriever.matched)
-    assert judged == ["blue.png", "half.png", "red.png"]  # nothing fits: all are looked at
+    assert sorted(judged()) == ["blue.png", "red.png"]  # nothing fits: all are looked at
 
 
 def test_nothing_to_judge_is_not_poor(tmp_path, retriever):
