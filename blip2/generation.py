@@ -392,8 +392,7 @@ class Blip2:
         """
         if states is None:
             return []
-        said = self.grounding.writer.generate(states, [""] * len(states), Decoding())
-        return [[(self.default_prompt, text)] for text in said]
+        return [[(self.default_prompt, text)] for text in self.grounding.writer.describe(states)]
 
     def _reading(
         self, photos: Sequence[Any], prompts: Sequence[str]

@@ -75,6 +75,32 @@ class QFormerWriter(FrozenLanguageModel):
         """Read photos and what is asked of them, and no more, for whoever watches."""
         self.inputs(visual, texts)
 
+    @torch.inference_mode()
+    def describe(self, visual: ImageStates) -> list[str]:
+        """What :meth:`generate` says greedily, sooner: no word is read again for the next.
+
+        Parameters
+        ----------
+        visual : ImageStates
+            Of ``B`` photos.
+        """
+        model, ends = self.model.representation, self.end_token_id
+        own = model.qformer.encode_image(visual).cache
+        piece = torch.full((len(visual), 1), model.dec_token_id, device=own[0].key.device)
+        ids, ended = [piece], torch.zeros_like(piece, dtype=torch.bool)
+        for position in range(min(Decoding.max_new_tokens, self.context)):
+            text, own = model.qformer.decode_next(piece, position, own)
+            logits = model.lm_logits(text[:, 0])  # [B, V]
+            if not position:
+                logits[:, ends] = -torch.inf  # as `min_new_tokens` has it
+            piece = logits.argmax(-1, keepdim=True).masked_fill(ended, ends)
+            ids.append(piece)
+            ended |= piece == ends
+            if ended.all():
+                break
+        said = self.tokenizer.batch_decode(torch.cat(ids, dim=1))
+        return [text.strip() for text in said]
+
     def generate(
         self,
         visual: ImageStates,

@@ -66,6 +66,18 @@ def test_greedy_captions_are_those_of_the_plain_loop(tokenizer):
     assert len(set(said)) > 2
 
 
+@pytest.mark.parametrize("ends", [0.0, 3.0, -9.0])
+def test_a_description_is_what_is_said_greedily(tokenizer, ends):
+    """Also where captions end at once, and where none does."""
+    model = representation()
+    model.lm_bias.data[tokenizer.sep_token_id] += ends
+    states, writer = seen(model), QFormerWriter(model, tokenizer)
+    said = writer.describe(states)
+    assert said == writer.generate(states, [""] * 6, Decoding())
+    assert said[:1] == writer.describe(states.select(torch.tensor([0])))
+    assert len(set(said)) > 2 and all(said)
+
+
 def test_beams_are_scored_by_what_the_text_branch_gives_each_piece_and_by_itc(tokenizer):
     model = representation()
     model.temperature.data.fill_(0.01)  # what is random differs little
