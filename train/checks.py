@@ -43,7 +43,7 @@ _RULES = [
      r" (?P<verb>\w+ing(?: (?:in|on|over|through|under|across|with))?)",
      "{be} {what} {verb} {said}?"),
 ]  # fmt: skip
-RULES = [(kind, re.compile(ask), form) for kind, ask, form in _RULES]
+_RULES = [(kind, re.compile(ask), form) for kind, ask, form in _RULES]
 _WITHOUT_ARTICLE = word_set("sport food season meal game")
 # What is worn, or is in a picture, is seldom all said.
 _UNSAID = re.compile(r"wearing|in (?:the|this) (?:photo|picture|image|background|foreground|scene)")
@@ -145,7 +145,7 @@ def take_question(entry: Mapping[str, Any]) -> OpenQuestion | None:
     best = right[0] if votes == 1 else best
     if len(right) >= PEOPLE and votes < _AGREED * len(right):
         return None
-    for kind, rule, form in RULES:
+    for kind, rule, form in _RULES:
         if found := rule.fullmatch(question):
             parts = {name: text or "" for name, text in found.groupdict().items()}
             parts["be"] = parts.get("be") or "is"
@@ -211,7 +211,7 @@ def surely_wrong(asked: OpenQuestion, answer: str, words: Sequence[str]) -> bool
     if {_stem(word) for word in answer.split()} & {_stem(word) for word in said}:
         return False
     if asked.kind == "color":
-        return not any({answer} & near and said & near for near in _NEAR)
+        return not any(answer in near and said & near for near in _NEAR)
     if asked.kind == "doing":
         stems = {_stem(word) for word in words}
         return _stem(answer) not in stems and all(_apart(answer, own) for own in asked.right)
