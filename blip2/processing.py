@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 FORMATS: tuple[str, ...] = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 MAX_PIXELS = 100_000_000  # checked before decoding; decoded, such a photo takes 300 MB
 MAX_TEXT_CHARS = 2000
+SUFFIXES = frozenset(".jpg .jpeg .jpe .jfif .mpo .png .webp .gif .bmp .tif .tiff".split())
+READING_VERSION = 2
 
 _READABLE = "JPEG, PNG, WebP, GIF, BMP or TIFF"
 # What Pillow's decoders raise on damaged files.

@@ -346,7 +346,7 @@ def open_library(
         If the index cannot be used.
     """
     from index import PhotoIndex
-    from index.embed import find_photos
+    from index.listing import list_photos
 
     if photos is not None:
         sources = [photos]
@@ -358,5 +358,5 @@ def open_library(
     opened = PhotoIndex.open if PhotoIndex.exists(folder) else PhotoIndex.create
     index = opened(folder, retriever)
     report = index.add(sources, progress=progress)
-    first = find_photos(sources)[0][:FIRST_SHOWN]
+    first = list_photos(sources).files[:FIRST_SHOWN]
     return Library(index, folder, thumbnails, first, photos, scratch), report

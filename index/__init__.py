@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from index.alike import Folded, fold_alike
-    from index.grow import AddReport
     from index.hits import Hit, best_texts
     from index.manifest import IndexFileError
     from index.places import Where
+    from index.report import AddReport
     from index.search import PhotoIndex
 
 __all__ = [
@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "AddReport": "index.grow",
+    "AddReport": "index.report",
     "Folded": "index.alike",
     "Hit": "index.hits",
     "IndexFileError": "index.manifest",

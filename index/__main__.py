@@ -4,17 +4,19 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blip2.errors import UserError
 from index.arguments import DEFAULT_RETRIEVER, parser
+from index.progress import progress_bar
 
 if TYPE_CHECKING:
     from blip2 import Blip2Retriever
-    from index.grow import AddReport
+    from index.listing import Listing
+    from index.manifest import Manifest
+    from index.report import AddReport
     from index.search import PhotoIndex
 
 Loader = Callable[[str], "Blip2Retriever"]
@@ -47,84 +49,101 @@ def main(argv: Sequence[str] | None = None, load_retriever: Loader | None = None
 
 
 def _build(args: argparse.Namespace, load: Loader) -> int:
-    from index.grow import NoRetriever
+    from index.folder import OtherWeightsError
+    from index.grow import NoRetriever, UpdateOptions
     from index.manifest import Manifest
     from index.search import PhotoIndex
     from index.split import Share, build_share
 
-    _look_for_photos(args.paths)  # before a model is loaded and a folder made for nothing
     if args.store is not None and not args.store.startswith(("http://", "https://")):
         raise UserError(
             f"{args.store} is not the address of a Qdrant server; give one such as "
             "http://localhost:6333."
         )
     there = PhotoIndex.exists(args.out)
-    if there:
-        kept = Manifest.read(args.out).store
-        same = args.search in (None, kept["search"]) and args.store in (None, kept.get("address"))
-        if not same:
+    kept = Manifest.read(args.out) if there else None
+    if kept is not None:
+        same = args.search in (None, kept.store["search"])
+        if not (same and args.store in (None, kept.store.get("address"))):
             raise UserError(
                 f"The index {args.out} was made with another --search or --store; leave them out, "
                 "or build a new index in another folder."
             )
+    listing = _look_for_photos(args.paths, args.exclude, kept)
     made = (args.search or "auto", args.store)
+    name = args.retriever or (kept.retriever if kept else DEFAULT_RETRIEVER)
+    options = UpdateOptions(args.check, args.forget, args.exclude, _say)
     share = Share.of_environment()
     if share.world > 1:
-        made_by = Manifest.read(args.out).retriever if there else DEFAULT_RETRIEVER
-        retriever = load(args.retriever or made_by)
-        with _progress(shown=share.rank == 0) as progress:
-            report = build_share(args.out, args.paths, share, retriever, *made, progress)
+        if args.check:
+            raise UserError("--check is for one process; leave it out where several build.")
+        with progress_bar(shown=share.rank == 0) as progress:
+            report = build_share(args.out, args.paths, share, load(name), made, progress, options)
         return 0 if report is None else _report(report, len(PhotoIndex.open(args.out, None)), args)
-    if there:
+    if there and args.retriever is None and fingerprint_of(name) in (None, kept.fingerprint):
         # Whether anything is new can be told without a model, which takes seconds to load.
-        index = _open(args.out, args.retriever, load, needed=False)
-    else:
-        index = PhotoIndex.create(args.out, load(args.retriever or DEFAULT_RETRIEVER), *made)
-    with _progress() as progress:
+        index = PhotoIndex.open(args.out, None)
+    elif there:
+        retriever = load(name)
         try:
-            report = index.update(args.paths, progress)
+            index = PhotoIndex.open(args.out, retriever)
+        except OtherWeightsError:
+            _say(f"This index was made with other weights of {name}: all photos are embedded anew.")
+            index = PhotoIndex.open(args.out, None)
+            listing.files = list(dict.fromkeys([*listing.files, *index.start_over(retriever)]))
+    else:
+        index = PhotoIndex.create(args.out, load(name), *made)
+    with progress_bar() as progress:
+        try:
+            report = index.update(listing, progress, options)
         except NoRetriever:
-            index = _open(args.out, args.retriever, load)
-            report = index.update(args.paths, progress)
+            index = PhotoIndex.open(args.out, load(name))
+            report = index.update(listing, progress, options)
     return _report(report, len(index), args)
 
 
 def _add(args: argparse.Namespace, load: Loader) -> int:
     _look_for_photos(args.paths)
     index = _open(args.index, args.retriever, load)
-    with _progress() as progress:
+    with progress_bar() as progress:
         report = index.add(args.paths, progress)
     return _report(report, len(index), args)
 
 
-@contextmanager
-def _progress(shown: bool = True) -> Iterator[Callable[[int, int], None]]:
-    """A bar with rate and time left, where there is a terminal."""
-    from tqdm import tqdm
-
-    silent = None if shown else True
-    with tqdm(unit="photo", file=sys.stderr, disable=silent, dynamic_ncols=True) as bar:
-
-        def tell(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        yield tell
+def _say(sentence: str) -> None:
+    print(sentence, file=sys.stderr, flush=True)
 
 
 def _report(report: "AddReport", photos: int, args: argparse.Namespace) -> int:
     refused = [{"path": str(path), "reason": reason} for path, reason in report.refused]
-    counts = {"added": report.added, "known": report.known, "gone": report.gone}
+    notes = [{"path": str(path), "note": note} for path, note in report.notes]
     if args.json:
-        _print_json({**counts, "photos": photos, "refused": refused})
+        numbers = {
+            name: getattr(report, name) for name in ("added", "known", "gone", "renewed", "away")
+        }
+        doubted = {str(root): photos for root, photos in report.doubted.items()}
+        _print_json(
+            {
+                **numbers,
+                "photos": photos,
+                "doubted": doubted,
+                "not_read": report.not_read,
+                "notes": notes,
+                "refused": refused,
+            }
+        )
     else:
         print(
             f"{report.added} added, {report.known} known, {report.gone} gone, "
             f"{len(refused)} refused; the index holds {photos} photos"
         )
+        for sentence in report.remarks():
+            print(_printable(sentence))
+        for item in notes:
+            print(f"damaged: {_printable(item['path'])}: {_printable(item['note'])}")
         for item in refused:
             print(f"refused: {_printable(item['path'])}: {_printable(item['reason'])}")
-    if not report.added and not report.known:
+    if not (report.added or report.known or report.away or report.doubted):
         raise UserError("None of the files could be used; the report gives the reason for each.")
     return 0
 
@@ -227,17 +246,34 @@ def _open(folder: Path, name: str | None, load: Loader, *, needed: bool = True) 
     return PhotoIndex.open(folder, load(name or made_by))
 
 
-def _look_for_photos(paths: list[Path]) -> None:
-    from index.embed import find_photos
+def _look_for_photos(
+    paths: list[Path], exclude: Sequence[str] | None = None, kept: "Manifest | None" = None
+) -> "Listing":
+    """List photos before a model is loaded and a folder made for nothing.
 
+    What an index knows may be away; otherwise a folder that does not exist is a slip of the pen.
+    """
+    from index.listing import list_photos, resolve_root
+    from index.report import count_suffixes
+
+    known = set(kept.roots) if kept else set()
+    if exclude is None and kept:
+        exclude = kept.exclude
     for path in paths:
-        if not os.path.lexists(path):
+        if not os.path.lexists(path) and str(resolve_root(path)) not in known:
             raise UserError(f"{path} does not exist; check the path.")
-    found, refused = find_photos(paths)
-    if not found and refused:
-        raise UserError(f"The folder {refused[0][0]} cannot be used: {refused[0][1]}")
-    if not found:
-        raise UserError(f"There are no photos in {paths[0]}; give a folder that holds some.")
+    listing = list_photos(paths, exclude or ())
+    if listing.files or any(str(root) in known for root in listing.roots):
+        return listing
+    if listing.unreadable:
+        folder, reason = listing.unreadable[0]
+        raise UserError(f"The folder {folder} cannot be used: {reason}")
+    there = count_suffixes(listing.suffixes)
+    if there:
+        raise UserError(
+            f"There are no photos in {paths[0]}, but {there}; give a folder that holds some."
+        )
+    raise UserError(f"There are no photos in {paths[0]}; give a folder that holds some.")
 
 
 def _load_retriever(name: str) -> "Blip2Retriever":
@@ -248,6 +284,14 @@ def _load_retriever(name: str) -> "Blip2Retriever":
 
 def _print_json(value: Any) -> None:
     print(json.dumps(value, indent=2))
+
+
+def fingerprint_of(name: str) -> str | None:
+    """Return the fingerprint of a checkpoint that lies here; None where it can't be told soon."""
+    from blip2.checkpoints import EMBEDDED, fingerprint
+
+    folder = EMBEDDED / name if (EMBEDDED / name).is_dir() else Path(os.path.expanduser(name))
+    return fingerprint(folder) if (folder / "config.json").is_file() else None
 
 
 def _printable(value: object) -> str:

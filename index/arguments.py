@@ -58,6 +58,23 @@ def parser(runs: dict[str, Callable]) -> argparse.ArgumentParser:
         metavar="URL",
         help="of a new index: Qdrant server that holds the embeddings (files in the index folder)",
     )
+    build.add_argument(
+        "--exclude",
+        metavar="PATTERN",
+        action="append",
+        help="leave out files and folders of this name, such as 'Screenshots' or 'raw/*.tif'; may "
+        "be repeated; kept with the index until other patterns are given ('' for none)",
+    )
+    build.add_argument(
+        "--forget",
+        action="store_true",
+        help="also take out deleted photos where they are most of a folder",
+    )
+    build.add_argument(
+        "--check",
+        action="store_true",
+        help="read all files, to notice changes that left size and date as they were",
+    )
     add = command(
         "add", "add photos or folders to an index", "~/pictures.index party.jpg ~/Holidays"
     )

@@ -1,18 +1,19 @@
-"""From folders to embeddings: threads read and decode photos while the model embeds."""
+"""From files to embeddings: threads read and decode photos while the model embeds."""
 
 import os
 import stat
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from blip2.errors import UserError
-from blip2.processing import open_photo
+from blip2.processing import PhotoError, open_photo
 from index.library import Reader
 from index.manifest import file_sha256
 from index.places import PhotoFile
@@ -22,11 +23,10 @@ if TYPE_CHECKING:
 
     from blip2 import Blip2Retriever
 
-# Of the formats that `open_photo` reads.
-_JPEG = {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"}
-SUFFIXES = frozenset(_JPEG | {".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
 BATCH_SIZE = 32
-DECODED = 2  # times the side that the model sees: what more a JPEG has is not worth its time
+SLOW = 10.0  # seconds that a batch may take; then the next is half as large
+# By the SHA-256 of a photo's file: width, height and embeddings [Q, d], or None.
+Elsewhere = Callable[[str], tuple[int, int, np.ndarray] | None]
 
 
 @dataclass
@@ -36,7 +36,7 @@ class Embedded:
     Parameters
     ----------
     new : list of PhotoFile
-        Photos to add; no two have the same content.
+        Photos to add, or to embed anew; no two have the same content.
     embeddings : np.ndarray
         ``[len(new), Q, d]`` float32, unit length.
     copies : list of PhotoFile
@@ -45,6 +45,12 @@ class Embedded:
         Number of files with known content, ``copies`` and unchanged ones.
     refused : list of (Path, str)
         Files that cannot be used, each with the reason.
+    unusable : list of Path
+        Those of the refused that were read and hold no photo that can be used.
+    notes : list of (Path, str)
+        Damaged files that could be used all the same, each with what is wrong.
+    files : int
+        How many files were looked at.
     """
 
     embeddings: np.ndarray
@@ -52,6 +58,31 @@ class Embedded:
     copies: list[PhotoFile] = field(default_factory=list)
     known: int = 0
     refused: list[tuple[Path, str]] = field(default_factory=list)
+    unusable: list[Path] = field(default_factory=list)
+    notes: list[tuple[Path, str]] = field(default_factory=list)
+    files: int = 0
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Which files are read, and what is done with them.
+
+    Parameters
+    ----------
+    anew : frozenset of Path
+        Files whose photos are embedded, although they are known.
+    check : bool
+        Compare contents also where size and date are as they were.
+    elsewhere : callable, optional
+        Gives the embeddings of a photo that another index of the same model holds.
+    seconds : float
+        After so many no further file is begun.
+    """
+
+    anew: frozenset[Path] = frozenset()
+    check: bool = False
+    elsewhere: Elsewhere | None = None
+    seconds: float = float("inf")
 
 
 @dataclass
@@ -61,41 +92,18 @@ class _Read:
     path: Path
     file: PhotoFile | None = None
     pixels: "Tensor | None" = None  # [3, S, S], until they are embedded
+    embeddings: np.ndarray | None = None  # [Q, d], of another index
     reason: str | None = None  # neither file nor reason: unchanged
-
-
-def find_photos(paths: Iterable[Path]) -> tuple[list[Path], list[tuple[Path, str]]]:
-    """List photos, walking folders.
-
-    In folders, files with the suffix of a photo are taken, links are followed, and hidden files and
-    folders are left out. A file that is named is taken whatever it is called.
-
-    Parameters
-    ----------
-    paths : iterable of Path
-        Files and folders.
-
-    Returns
-    -------
-    list of Path, list of (Path, str)
-        Absolute paths in order, each once; folders that could not be read, each with the reason.
-    """
-    found: dict[Path, None] = {}
-    refused: list[tuple[Path, str]] = []
-    for path in paths:
-        path = Path(os.path.abspath(path))
-        if os.path.isdir(path):
-            found.update(dict.fromkeys(_walk(path, refused)))
-        else:
-            found[path] = None
-    return list(found), refused
+    unusable: bool = False
+    notes: tuple[str, ...] = ()
 
 
 def embed_files(
-    paths: list[Path],
+    paths: Sequence[Path],
     retriever: "Blip2Retriever",
     library: Reader,
     *,
+    reading: Reading | None = None,
     batch_size: int = BATCH_SIZE,
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -104,14 +112,16 @@ def embed_files(
 
     Parameters
     ----------
-    paths : list of Path
-        Files, as `find_photos` lists them.
+    paths : sequence of Path
+        Files, as `index.listing.list_photos` lists them.
     retriever : Blip2Retriever
         The model; its ``preprocess`` runs in threads, ``embed_pixels`` in the caller's.
     library : Reader
         Tells which files and which contents are known.
+    reading : Reading, optional
+        What is looked at again, and how long this may take.
     batch_size : int
-        Photos a batch.
+        Photos a batch; fewer once one takes longer than `SLOW`.
     workers : int, optional
         Threads that read; as many as cores unless given.
     progress : callable, optional
@@ -120,37 +130,48 @@ def embed_files(
     Returns
     -------
     Embedded
+        Of the first ``files`` of the paths: of all, unless the time was up.
     """
+    reading = reading or Reading()
     outcomes: list[_Read] = []
     waiting: list[_Read] = []
     embeddings: dict[str, np.ndarray] = {}  # by content, [Q, d] each
+    until = monotonic() + reading.seconds
 
     def read(path: Path) -> _Read:
-        return _read(path, retriever, library)
+        return _read(path, retriever, library, reading)
 
     def embed_waiting() -> None:
+        nonlocal batch_size
+        start = monotonic()
         if waiting:
             embeddings.update(_embed(waiting, retriever))
             waiting.clear()
+        if monotonic() - start > SLOW:
+            batch_size = max(1, batch_size // 2)
         if progress:
             progress(len(outcomes), len(paths))
 
     contents: set[str] = set()
-    for outcome in _in_order(read, paths, workers or os.cpu_count() or 1, 2 * batch_size):
+    begun = (path for path in paths if not outcomes or monotonic() < until)
+    for outcome in _in_order(read, begun, workers or os.cpu_count() or 1, 2 * batch_size):
         outcomes.append(outcome)
-        if outcome.pixels is not None and outcome.file.sha256 not in contents:
+        if outcome.file is None or outcome.file.sha256 in contents:
+            outcome.pixels = None
+        elif outcome.embeddings is not None:
+            contents.add(outcome.file.sha256)
+            embeddings[outcome.file.sha256] = outcome.embeddings
+        elif outcome.pixels is not None:
             contents.add(outcome.file.sha256)
             waiting.append(outcome)
-        else:
-            outcome.pixels = None
-        if len(waiting) == batch_size or not waiting:
+        if len(waiting) >= batch_size or not waiting:
             embed_waiting()
     embed_waiting()
     return _sort_out(outcomes, embeddings, (retriever.num_queries, retriever.dim))
 
 
 def _in_order(
-    read: Callable[[Path], _Read], paths: list[Path], workers: int, ahead: int
+    read: Callable[[Path], _Read], paths: Iterable[Path], workers: int, ahead: int
 ) -> Iterator[_Read]:
     """Read files in threads, at most ``ahead`` before the one that is yielded."""
     pool = ThreadPoolExecutor(workers, thread_name_prefix="read-photo")
@@ -166,23 +187,34 @@ def _in_order(
         pool.shutdown(cancel_futures=True)
 
 
-def _read(path: Path, retriever: "Blip2Retriever", library: Reader) -> _Read:
+def _read(path: Path, retriever: "Blip2Retriever", library: Reader, reading: Reading) -> _Read:
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for without end
             return _Read(path, reason="It is not a file.")
-        if library.is_unchanged(path, status.st_size, status.st_mtime_ns):
+        anew = path in reading.anew
+        mark = status.st_size, status.st_mtime_ns
+        if not (anew or reading.check) and library.is_unchanged(path, *mark):
             return _Read(path)
         with path.open("rb") as opened:
             sha256 = file_sha256(opened)
-            file = PhotoFile(path, status.st_size, status.st_mtime_ns, sha256)
-            if library.photo_of(sha256) is not None:
-                return _Read(path, file)
+            file = PhotoFile(path, *mark, sha256)
+            known = library.photo_of(sha256)
+            if known is not None and not anew:
+                at = library.photo_at(path)
+                same = at is not None and at[0] == known and library.is_unchanged(path, *mark)
+                return _Read(path, None if same else file)
+            if reading.elsewhere and (found := reading.elsewhere(sha256)) is not None:
+                width, height, embeddings = found
+                return _Read(path, replace(file, width=width, height=height), None, embeddings)
             opened.seek(0)  # the same open file: what is decoded is what was hashed
-            photo = open_photo(opened, DECODED * retriever.photo_side)
+            photo = open_photo(opened, retriever.photo_side)
         width, height = photo.info.get("full_size", photo.size)
         file = replace(file, width=width, height=height)
-        return _Read(path, file, retriever.preprocess(photo))
+        notes = photo.info.get("notes", ())
+        return _Read(path, file, retriever.preprocess(photo), notes=notes)
+    except PhotoError as error:
+        return _Read(path, reason=str(error), unusable=True)
     except UserError as error:
         return _Read(path, reason=str(error))
     except FileNotFoundError:
@@ -208,11 +240,15 @@ def _sort_out(
     outcomes: list[_Read], embeddings: dict[str, np.ndarray], shape: tuple[int, int]
 ) -> Embedded:
     result = Embedded(np.empty((0, *shape), dtype=np.float32))
+    result.files = len(outcomes)
     placed: set[str] = set()
     for outcome in outcomes:
         file = outcome.file
+        result.notes += [(outcome.path, note) for note in outcome.notes]
         if outcome.reason is not None:
             result.refused.append((outcome.path, outcome.reason))
+            if outcome.unusable:
+                result.unusable.append(outcome.path)
         elif file is None:
             result.known += 1
         elif not file.width or file.sha256 in placed:
@@ -226,26 +262,3 @@ def _sort_out(
     if result.new:
         result.embeddings = np.stack([embeddings[file.sha256] for file in result.new])
     return result
-
-
-def _walk(top: Path, refused: list[tuple[Path, str]]) -> Iterator[Path]:
-    """Yield the photos of a folder in the order of their names."""
-    entered: set[tuple[int, int]] = set()  # a link may lead back to a folder above it
-
-    def refuse(error: OSError) -> None:
-        refused.append((Path(error.filename), f"It cannot be read: {error.strerror}."))
-
-    for folder, inner, names in os.walk(top, onerror=refuse, followlinks=True):
-        try:
-            status = os.stat(folder)
-        except OSError as error:
-            refuse(error)
-            continue
-        if (status.st_dev, status.st_ino) in entered:
-            inner.clear()  # tells `os.walk` to go no deeper
-            continue
-        entered.add((status.st_dev, status.st_ino))
-        inner[:] = sorted(name for name in inner if name[0] != ".")
-        for name in sorted(names):
-            if name[0] != "." and os.path.splitext(name)[1].lower() in SUFFIXES:
-                yield Path(folder, name)

@@ -6,7 +6,7 @@ The order of writing that makes a change all or nothing is told in `index.manife
 import os
 import re
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,22 +14,23 @@ from threading import Lock
 
 import numpy as np
 
+from blip2.processing import READING_VERSION
 from index import library as rows
 from index import manifest as manifests
 from index.embed import Embedded
 from index.library import Library, Reader
-from index.manifest import IndexFileError, Manifest
+from index.manifest import IndexBusyError, IndexFileError, Manifest
 from index.places import PhotoFile
 from index.store import Embeddings, VectorStore, new_store, open_store
 
 LOCK = "write.lock"
-# Seconds. Photos are embedded outside the lock, so writers hold it briefly, but for one that has to
-# put large segments together: the others are then told to try again.
-LOCK_TIMEOUT = 10.0
-
 _VECTORS = re.compile(r"((embeddings|rows)-\d+\.npy|candidates-\d+\.faiss)(\.tmp)?")
 # What a `create` that was killed can have left.
 _BEGUN = {rows.NAME, f"{rows.NAME}-journal", LOCK, f"{manifests.NAME}.tmp"}
+
+
+class OtherWeightsError(IndexFileError):
+    """An index that was made by a model of the same name with other weights."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +44,22 @@ class State:
 
 @dataclass(frozen=True)
 class Committed:
-    """What a commit changed: new photos, files forgotten, and files that must be read again."""
+    """What a commit changed.
+
+    Parameters
+    ----------
+    added, renewed : int
+        Photos that are new, and known ones with new embeddings.
+    forgotten : int
+        Files taken out.
+    read_again : list of Path
+        Files whose content another process took out meanwhile.
+    """
 
     added: int
     forgotten: int
     read_again: list[Path]
+    renewed: int = 0
 
 
 class IndexFolder:
@@ -178,7 +190,12 @@ class IndexFolder:
             )
         return store
 
-    def commit(self, embedded: Embedded | None, forget: Sequence[Path] = ()) -> Committed:
+    def commit(
+        self,
+        embedded: Embedded | None,
+        forget: Sequence[Path] = (),
+        still: Callable[[Path], bool] = lambda path: True,
+    ) -> Committed:
         """Change the index: wholly, or, if anything fails or the process dies, not at all.
 
         Parameters
@@ -187,6 +204,8 @@ class IndexFolder:
             Photos to add.
         forget : sequence of Path
             Files to take out; a folder means all files in it.
+        still : callable
+            Tells of each of these, once nothing else can change the index, whether to do it.
 
         Returns
         -------
@@ -195,45 +214,127 @@ class IndexFolder:
         Raises
         ------
         IndexFileError
-            If it cannot be written, or another process keeps writing for `LOCK_TIMEOUT` seconds.
+            If it cannot be written.
+        IndexBusyError
+            If another process keeps writing for `index.manifest.BUSY_TIMEOUT` seconds.
         """
-        with _written(self.path, "is as it was, since it could not be changed"), _locked(self.path):
-            state = self.state()
+        with self._changing() as state:
             manifest = state.manifest
-            self._tidy(state.store)
             if embedded is None:
                 shape = (0, manifest.queries, manifest.dim)
                 embedded = Embedded(np.empty(shape, dtype=np.float32))
             new: list[PhotoFile] = []
             chosen: list[int] = []  # rows of `embedded.embeddings`
+            renewed: dict[str, int] = {}
             copies: list[PhotoFile] = []
             again: list[Path] = []
             with self.library.reading(manifest.generation) as reader:
-                forgotten = {row for path in forget for row in reader.places_under(path)}
+                forgotten = {
+                    row for path in forget if still(path) for row in reader.places_under(path)
+                }
                 # Another writer may have added or removed the same photos since they were read.
                 for i, file in enumerate(embedded.new):
-                    if reader.photo_of(file.sha256) is None:
-                        new.append(file)
-                        chosen.append(i)
-                    else:
+                    known = reader.photo_of(file.sha256)
+                    if known is not None and reader.reading_of(known) >= READING_VERSION:
                         copies.append(file)
+                        continue
+                    new.append(file)
+                    chosen.append(i)
+                    if known is not None:
+                        renewed[file.sha256] = known
                 contents = {file.sha256 for file in new}
                 for file in embedded.copies:
                     known = file.sha256 in contents or reader.photo_of(file.sha256) is not None
                     copies.append(file) if known else again.append(file.path)
             if new or copies or forgotten:
-                change = self.library.apply(manifest.generation, new, copies, forgotten)
+                change = self.library.apply(manifest.generation, new, copies, forgotten, renewed)
                 store = state.store
                 if change.added or change.removed:
                     vectors = Chosen(embedded.embeddings, chosen)
                     following = manifest.generation + 1
                     store = store.changed(following, change.added, vectors, change.removed)
-                self._publish(state, store)
-            return Committed(len(new), len(forgotten), again)
+                self._publish(state, store, generation=manifest.generation + 1)
+            return Committed(len(new) - len(renewed), len(forgotten), again, len(renewed))
 
-    def _publish(self, old: State, store: VectorStore) -> None:
-        generation = old.manifest.generation + 1
-        following = replace(old.manifest, generation=generation, written=manifests.now())
+    def confirm_reading(self, photos: Sequence[int]) -> None:
+        """Note that photos would be read today as they were when they were embedded."""
+        with self._changing():
+            self.library.confirm_reading(photos)
+
+    def settings(
+        self, roots: Sequence[Path], mounts: Sequence[Path], exclude: Sequence[str] | None
+    ) -> None:
+        """Note which folders were indexed, which of them were mount points, and what to leave out.
+
+        Parameters
+        ----------
+        roots, mounts : sequence of Path
+            Added to those that are known.
+        exclude : sequence of str, optional
+            Patterns in the place of those that are kept; None leaves these.
+        """
+        manifest = self.state().manifest
+        known = {
+            "roots": sorted({*manifest.roots, *map(str, roots)}),
+            "mounts": sorted({*manifest.mounts, *map(str, mounts)}),
+            "exclude": manifest.exclude if exclude is None else list(exclude),
+        }
+        if any(getattr(manifest, name) != value for name, value in known.items()):
+            with self._changing() as state:
+                self._publish(state, state.store, **known)
+
+    def begin_build(self, position: int) -> None:
+        """Note from which segment on a build writes, so that its segments can be merged."""
+        with self._changing() as state:
+            if state.manifest.build_began is None:
+                self._publish(state, state.store, build_began=position)
+
+    def end_build(self) -> None:
+        """Merge the segments of a build that has ended, or of one that was killed before."""
+        if self.state().manifest.build_began is None:
+            return
+        with self._changing() as state:
+            if (position := state.manifest.build_began) is not None:
+                store = state.store.merged(position)
+                self._publish(state, store, build_began=None)
+
+    def start_over(self, retriever: str, fingerprint: str, queries: int, dim: int) -> None:
+        """Take all photos out, for a model of other weights to embed them anew.
+
+        Parameters
+        ----------
+        retriever, fingerprint : str
+            Name and fingerprint of the model.
+        queries, dim : int
+            Vectors of a photo, and their width.
+        """
+        with self._changing() as state:
+            manifest = state.manifest
+            with self.library.reading(manifest.generation) as reader:
+                everything = reader.all_places()
+            self.library.apply(manifest.generation, [], [], everything)
+            self._publish(
+                state,
+                state.store.emptied(manifest.generation + 1, queries, dim),
+                generation=manifest.generation + 1,
+                retriever=retriever,
+                fingerprint=fingerprint,
+                queries=queries,
+                dim=dim,
+                build_began=None,
+            )
+            self._fingerprint, self._retriever = fingerprint, retriever
+
+    @contextmanager
+    def _changing(self) -> Iterator[State]:
+        """Hold the lock, with the state as the last writer left it and no files of dead ones."""
+        with _written(self.path, "is as it was, since it could not be changed"), _locked(self.path):
+            state = self.state()
+            self._tidy(state.store)
+            yield state
+
+    def _publish(self, old: State, store: VectorStore, **changes: object) -> None:
+        following = replace(old.manifest, written=manifests.now(), **changes)
         if store is not old.store:
             following = replace(following, store=store.manifest(), photos=len(store))
         following.write(self.path)
@@ -258,9 +359,9 @@ class IndexFolder:
         if self._fingerprint in (None, manifest.fingerprint):
             return
         if self._retriever == manifest.retriever:
-            raise IndexFileError(
+            raise OtherWeightsError(
                 f"The index {self.path} was made with other weights of {manifest.retriever}; "
-                "build it anew in another folder."
+                f"embed its photos anew with `python -m index build PHOTOS --out {self.path}`."
             )
         raise IndexFileError(
             f"The index {self.path} was made with the retriever {manifest.retriever}, not with "
@@ -286,11 +387,12 @@ def _locked(folder: Path) -> Iterator[None]:
     from filelock import FileLock, Timeout  # late: reading needs no lock
 
     try:
-        with FileLock(folder / LOCK, timeout=LOCK_TIMEOUT):
+        with FileLock(folder / LOCK, timeout=manifests.BUSY_TIMEOUT):
             yield
     except Timeout as error:
-        raise IndexFileError(
-            f"Another process is writing the index {folder}; try again when it has finished."
+        raise IndexBusyError(
+            f"The index {folder} is busy: another process has been writing it for "
+            f"{manifests.BUSY_TIMEOUT:.0f} seconds; try again when it has finished."
         ) from error
 
 

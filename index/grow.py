@@ -1,19 +1,26 @@
-"""How an index grows: photos are embedded and committed some thousand at a time."""
+"""How an index grows and is brought up to date: photos are committed some at a time."""
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from index.embed import Embedded, embed_files, find_photos
+from blip2.processing import READING_VERSION
+from blip2.reading_version import reading_differs
+from index.deletions import Deletions, find_deletions, was_deleted
+from index.embed import Elsewhere, Embedded, Reading, embed_files
 from index.folder import IndexFolder
-from index.hits import inside
+from index.listing import Listing, list_photos
+from index.report import AddReport
 
 if TYPE_CHECKING:
     from blip2 import Blip2Retriever
 
 COMMITTED_AT_ONCE = 2048  # files
+COMMIT_SECONDS = 30.0  # what a kill may cost
+OLD_ENOUGH = 2  # times the encoder's side, to which version 1 decoded photos
 Progress = Callable[[int, int], None] | None
 
 
@@ -22,87 +29,226 @@ class NoRetriever(ValueError):
 
 
 @dataclass(frozen=True)
-class AddReport:
-    """What came of adding photos.
+class UpdateOptions:
+    """How an index is brought up to date.
 
     Parameters
     ----------
-    added, known : int
-        How many are new, and how many files hold known ones.
-    refused : list of (Path, str)
-        Files that could not be used, each with the reason.
-    gone : int
-        Files taken out because they are no longer there.
+    check : bool
+        Compare the contents of all files, not only their sizes and dates.
+    forget : bool
+        Believe that files were deleted also where they are most of a folder.
+    exclude : sequence of str, optional
+        What to leave out from now on, see `index.listing.list_photos`; as before unless given.
+    say : callable, optional
+        Gets a sentence on what takes long and was not asked for.
+    elsewhere : callable, optional
+        Gives the embeddings of a photo that another index of the same model holds.
     """
 
-    added: int
-    known: int
-    refused: list[tuple[Path, str]]
-    gone: int = 0
+    check: bool = False
+    forget: bool = False
+    exclude: Sequence[str] | None = None
+    say: Callable[[str], None] | None = None
+    elsewhere: Elsewhere | None = None
 
 
 def add_photos(
-    index: IndexFolder, retriever: "Blip2Retriever", paths: Iterable[Path], progress: Progress
+    index: IndexFolder,
+    retriever: "Blip2Retriever",
+    files: Sequence[Path],
+    progress: Progress = None,
+    reading: Reading | None = None,
 ) -> AddReport:
-    """Add photos; see `index.search.PhotoIndex.add`."""
-    everything, refused = find_photos(paths)
-    added = known = 0
-    for start in range(0, len(everything), COMMITTED_AT_ONCE):
-        files = everything[start : start + COMMITTED_AT_ONCE]
+    """Embed files and commit them, every `COMMITTED_AT_ONCE` or `COMMIT_SECONDS`.
 
-        def tell(done: int, total: int, start: int = start) -> None:
+    Parameters
+    ----------
+    index : IndexFolder
+        Takes them.
+    retriever : Blip2Retriever
+        The model.
+    files : sequence of Path
+        As `index.listing.list_photos` lists them.
+    progress : callable, optional
+        Called as (files done, files in all).
+    reading : Reading, optional
+        What is looked at again.
+
+    Returns
+    -------
+    AddReport
+    """
+    reading = replace(reading or Reading(), seconds=COMMIT_SECONDS)
+    report = AddReport(0, 0, [])
+    began = index.state().store.position
+    done = 0
+    while done < len(files):
+        some = files[done : done + COMMITTED_AT_ONCE]
+
+        def tell(now: int, total: int, before: int = done) -> None:
             if progress:
-                progress(start + done, len(everything))
+                progress(before + now, len(files))
 
-        while files:
-            with index.reading() as library:
-                embedded = embed_files(files, retriever, library, progress=tell)
-            committed = index.commit(embedded)
-            refused += embedded.refused
-            added += committed.added
-            known += embedded.known + len(embedded.new) - committed.added
-            known -= len(committed.read_again)
-            files = committed.read_again
-    return AddReport(added, known, refused)
+        with index.reading() as library:
+            embedded = embed_files(some, retriever, library, reading=reading, progress=tell)
+        report = _together(report, _commit(index, retriever, embedded))
+        done += embedded.files
+        if done < len(files):  # there will be several segments
+            index.begin_build(began)
+    index.end_build()
+    return report
 
 
 def update_photos(
     index: IndexFolder,
     retriever: "Blip2Retriever | None",
-    paths: Iterable[Path],
+    paths: Iterable[Path] | Listing,
     progress: Progress,
+    options: UpdateOptions | None = None,
 ) -> AddReport:
     """Bring the index up to date with folders; see `index.search.PhotoIndex.update`."""
-    paths = [Path(os.path.abspath(path)) for path in paths]
-    files, unread = find_photos(paths)
-    changed = changed_files(index, files)
-    report = AddReport(0, 0, [])
-    if changed:
-        if retriever is None:
-            raise NoRetriever(f"there are {len(changed)} photos to embed")
-        report = add_photos(index, retriever, changed, progress)
-    elif progress:
-        progress(len(files), len(files))
-    known = report.known + len(files) - len(changed)
-    forget = gone_files(index, paths, unread)
-    gone = index.commit(None, forget).forgotten if forget else 0
-    return AddReport(report.added, known, unread + report.refused, gone)
+    options = options or UpdateOptions()
+    listing = paths if isinstance(paths, Listing) else list_for(index, paths, options.exclude)
+    roots = {Path(root) for root in index.state().manifest.roots}
+    present = [path for path in listing.files if path not in roots]  # a root that is away is none
+    files = present if options.check else changed_files(index, present)
+    stale = stale_photos(index)
+    if (files or stale) and retriever is None:
+        raise NoRetriever(f"there are {len(files) + len(stale)} photos to look at")
+    note_folders(index, listing, options.exclude)
+    anew = read_differently(index, retriever, stale, options.say) if stale else []
+    wanted = list(dict.fromkeys([*files, *anew]))
+    reading = Reading(frozenset(anew), options.check, options.elsewhere)
+    if not wanted and progress:
+        progress(len(present), len(present))
+    report = add_photos(index, retriever, wanted, progress, reading)
+    elsewhere = len(set(wanted).difference(present))  # known, of other folders
+    untouched = len(present) - (len(wanted) - elsewhere)
+    report = replace(report, known=report.known + untouched - elsewhere)
+    return forget_deleted(index, listing, report, force=options.forget)
+
+
+def note_folders(
+    index: IndexFolder, listing: Listing, exclude: Sequence[str] | None = None
+) -> None:
+    """Note in an index which folders it is of, which are mount points, and what it leaves out."""
+    folders = [root for root in listing.roots if root in listing.folders]
+    index.settings(folders, sorted(listing.mounts), exclude)
+
+
+def list_for(
+    index: IndexFolder, paths: Iterable[Path], exclude: Sequence[str] | None = None
+) -> Listing:
+    """List photos, without what the index leaves out or, where given, ``exclude`` names."""
+    kept = index.state().manifest.exclude
+    return list_photos(paths, kept if exclude is None else exclude)
+
+
+def forget_deleted(
+    index: IndexFolder, listing: Listing, report: AddReport, *, force: bool = False
+) -> AddReport:
+    """Take out files that were deleted or are left out now, and complete a report.
+
+    Parameters
+    ----------
+    index : IndexFolder
+        Of which files are taken out.
+    listing : Listing
+        The folders as they are.
+    report : AddReport
+        What came of the update before.
+    force : bool
+        See `index.deletions.find_deletions`.
+
+    Returns
+    -------
+    AddReport
+    """
+    found, left_out, still = to_forget(index, listing, force=force)
+    forget = found.deleted + left_out
+    gone = index.commit(None, forget, still).forgotten if forget else 0
+    return replace(
+        report,
+        refused=listing.unreadable + report.refused,
+        gone=report.gone + gone,
+        away=len(found.away),
+        doubted={root: len(files) for root, files in found.doubted.items()},
+        not_read=listing.not_read,
+    )
+
+
+def to_forget(
+    index: IndexFolder, listing: Listing, *, force: bool = False
+) -> tuple[Deletions, list[Path], Callable[[Path], bool]]:
+    """Find the files to take out of an index.
+
+    Returns
+    -------
+    Deletions
+        What became of files that are not there.
+    list of Path
+        Files that are there and left out of the listing.
+    callable
+        Tells of a file whether it is still to be taken out: a folder may be renamed meanwhile.
+    """
+    mounts = {Path(folder) for folder in index.state().manifest.mounts}
+    with index.reading() as library:
+        held = library.files()
+    found = find_deletions(listing, held, mounts, force=force)
+    left_out = [path for path, _ in held if listing.leaves_out(path)]
+    there = set(left_out)
+
+    def still(path: Path) -> bool:
+        return path in there or was_deleted(path, listing, mounts, empty_too=force)
+
+    return found, left_out, still
 
 
 def take_in(
-    index: IndexFolder, retriever: "Blip2Retriever", embedded: Embedded, forget: list[Path]
+    index: IndexFolder,
+    retriever: "Blip2Retriever",
+    embedded: Embedded,
+    listing: Listing,
+    *,
+    force: bool = False,
 ) -> AddReport:
-    """Add what was embedded elsewhere and take files out, in one commit."""
-    committed = index.commit(embedded, forget)
-    known = len(embedded.new) + len(embedded.copies) - committed.added
-    report = AddReport(committed.added, known, embedded.refused, committed.forgotten)
-    if not committed.read_again:
-        return report
-    # Another process took the photos of these copies out meanwhile.
-    again = add_photos(index, retriever, committed.read_again, None)
-    known += again.known - len(committed.read_again)
-    refused = report.refused + again.refused
-    return replace(report, added=report.added + again.added, known=known, refused=refused)
+    """Add what was embedded elsewhere and take out what was deleted, in one commit.
+
+    Parameters
+    ----------
+    index : IndexFolder
+        The index.
+    retriever : Blip2Retriever
+        The model.
+    embedded : Embedded
+        What to add.
+    listing : Listing
+        The folders as they are.
+    force : bool
+        See `index.deletions.find_deletions`.
+
+    Returns
+    -------
+    AddReport
+    """
+    found, left_out, still = to_forget(index, listing, force=force)
+    unusable = set(embedded.unusable)
+    forget = [*found.deleted, *left_out, *unusable]
+    committed = index.commit(embedded, forget, lambda path: path in unusable or still(path))
+    report = AddReport(
+        committed.added,
+        len(embedded.new) + len(embedded.copies) - committed.added,
+        embedded.refused,
+        committed.forgotten,
+        committed.renewed,
+        len(found.away),
+        {root: len(files) for root, files in found.doubted.items()},
+        embedded.notes,
+        embedded.unusable,
+        listing.not_read,
+    )
+    return _read_again(index, retriever, committed.read_again, report)
 
 
 def changed_files(index: IndexFolder, files: Iterable[Path]) -> list[Path]:
@@ -113,30 +259,93 @@ def changed_files(index: IndexFolder, files: Iterable[Path]) -> list[Path]:
     return [path for path, mark in marks if mark is None or known.get(os.fsencode(path)) != mark]
 
 
-def gone_files(
-    index: IndexFolder, paths: Iterable[Path], unread: Iterable[tuple[Path, str]]
-) -> list[Path]:
-    """Return the files of some folders that are no longer there, but for unreadable folders."""
-    tops, closed = list(paths), [top for top, _ in unread]
+def stale_photos(index: IndexFolder) -> list[tuple[int, Path]]:
+    """Return photos that were read by an earlier version, each with a file that is as it was."""
     with index.reading() as library:
-        held = library.files()
-    return [
-        path
-        for path in held
-        if any(inside(path, top) for top in tops)
-        and _is_gone(path)
-        and not any(inside(path, top) for top in closed)
-    ]
+        held = library.read_before(READING_VERSION)
+    found: dict[int, Path] = {}
+    for photo, place in held:
+        if photo not in found and _mark(place.path) == (place.size, place.mtime_ns):
+            found[photo] = place.path
+    return list(found.items())
 
 
-def _is_gone(path: Path) -> bool:
-    try:
-        os.lstat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return True
-    except OSError:  # it may be there: its folder can't be looked into, or a network is away
-        return False
-    return False
+def read_differently(
+    index: IndexFolder,
+    retriever: "Blip2Retriever",
+    stale: Sequence[tuple[int, Path]],
+    say: Callable[[str], None] | None = None,
+) -> list[Path]:
+    """Return the files of those photos that would be read differently today; note the others.
+
+    Parameters
+    ----------
+    index : IndexFolder
+        Holds the photos.
+    retriever : Blip2Retriever
+        Its image encoder's side says at which size photos are decoded.
+    stale : sequence of (int, Path)
+        From `stale_photos`.
+    say : callable, optional
+        Gets a sentence on what will be done.
+    """
+    side = retriever.photo_side
+
+    def differs(path: Path) -> bool:
+        return reading_differs(path, OLD_ENOUGH * side, side, 1)
+
+    with ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="read-header") as pool:
+        answers = list(pool.map(differs, [path for _, path in stale]))
+    anew = [path for (_, path), other in zip(stale, answers, strict=True) if other]
+    if say:
+        say(
+            "Photos are read differently since this index was made (turned upright once, in their "
+            f"own colours): {len(anew):,} of {len(stale):,} are embedded anew."
+        )
+    same = [photo for (photo, _), other in zip(stale, answers, strict=True) if not other]
+    if same:
+        index.confirm_reading(same)
+    return anew
+
+
+def _commit(index: IndexFolder, retriever: "Blip2Retriever", embedded: Embedded) -> AddReport:
+    """Commit what was embedded; a known file that holds no photo any more is taken out."""
+    committed = index.commit(embedded, embedded.unusable)
+    known = embedded.known + len(embedded.new) - committed.added
+    report = AddReport(
+        committed.added,
+        known,
+        embedded.refused,
+        committed.forgotten,
+        committed.renewed,
+        notes=embedded.notes,
+        unusable=embedded.unusable,
+    )
+    return _read_again(index, retriever, committed.read_again, report)
+
+
+def _read_again(
+    index: IndexFolder, retriever: "Blip2Retriever", files: list[Path], report: AddReport
+) -> AddReport:
+    """Read copies of photos that another process took out meanwhile."""
+    if not files:
+        return report
+    again = add_photos(index, retriever, files)
+    return _together(replace(report, known=report.known - len(files)), again)
+
+
+def _together(one: AddReport, other: AddReport) -> AddReport:
+    """The sum of two reports on adding."""
+    return replace(
+        one,
+        added=one.added + other.added,
+        known=one.known + other.known,
+        refused=one.refused + other.refused,
+        gone=one.gone + other.gone,
+        renewed=one.renewed + other.renewed,
+        notes=one.notes + other.notes,
+        unusable=one.unusable + other.unusable,
+    )
 
 
 def _mark(path: Path) -> tuple[int, int] | None:

@@ -35,6 +35,8 @@ class Hit:
         When it was last changed, ISO 8601, UTC.
     photo : int
         Its number in the index.
+    away : bool
+        It is missing because its drive, or the whole folder that was indexed, is not there.
     """
 
     rank: int
@@ -45,6 +47,7 @@ class Hit:
     size: int = field(default=0, compare=False)
     modified: str = field(default="", compare=False)
     photo: int = field(default=0, compare=False)
+    away: bool = field(default=False, compare=False)
 
 
 def best_texts(

@@ -5,19 +5,22 @@ more place of it, a moved one a new place. Every row carries the generation that
 the one that ``removed`` it: a reader names its generation and sees that state alone, whatever a
 writer has begun meanwhile. Rows of generations that no manifest ever named are what a killed writer
 left; the next `Library.apply` takes them back. SQLite does not notice a value that a disk changed,
-so every row carries a checksum that is compared whenever it is read.
+so every row carries a checksum that is compared whenever it is read. A photo's ``reading`` is the
+version of how photos are read (`blip2.processing.READING_VERSION`) that its embeddings are of.
 """
 
 import os
 import sqlite3
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
 
-from index.manifest import IndexFileError
+from blip2.processing import READING_VERSION
+from index import manifest
+from index.manifest import IndexBusyError, IndexFileError
 from index.places import PhotoFile, Place, Where
 
 NAME = "library.sqlite"
@@ -31,7 +34,8 @@ CREATE TABLE photos (
     height INTEGER NOT NULL,
     added INTEGER NOT NULL,
     removed INTEGER,
-    checked INTEGER NOT NULL
+    checked INTEGER NOT NULL,
+    reading INTEGER NOT NULL DEFAULT 1
 );
 CREATE TABLE places (
     path BLOB NOT NULL,                    -- bytes: a file name need not be Unicode
@@ -46,11 +50,14 @@ CREATE INDEX photos_by_content ON photos (sha256);
 CREATE INDEX places_by_path ON places (path);
 CREATE INDEX places_by_photo ON places (photo);
 """
+_VERSION = 1  # of these tables, in SQLite's user_version; 0 has no ``reading``
+_BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 _SEEN = "added <= :now AND (removed IS NULL OR removed > :now)"
 # Columns that a row's checksum covers; `checksum` is a function that `Library` gives to SQLite.
+_OLD_PHOTOS = "checksum(id, sha256, width, height, added, {removed})"
 _SUMS = {
-    "photos": "checksum(id, sha256, width, height, added, removed)",
-    "places": "checksum(rowid, path, photo, size, mtime_ns, added, removed)",
+    "photos": "checksum(id, sha256, width, height, added, {removed}, reading)",
+    "places": "checksum(rowid, path, photo, size, mtime_ns, added, {removed})",
 }
 _UNDER = "(path = :name OR (path >= :inside AND path < :beyond))"
 _PHOTOS = f"SELECT id FROM photos WHERE {_SEEN}"
@@ -77,6 +84,11 @@ def _place(path: bytes, size: int, mtime_ns: int) -> Place:
     return Place(Path(os.fsdecode(path)), size, mtime_ns)
 
 
+def _sum(template: str, removed: str = "removed") -> str:
+    """SQL for a row's checksum."""
+    return template.format(removed=removed)
+
+
 def _checksum(*values: object) -> int:
     return zlib.crc32(repr(values).encode())
 
@@ -95,6 +107,9 @@ class Reader:
         self._connection = connection
         self._now = generation
         self._turn = Lock()
+        ((version,),) = self._rows("PRAGMA user_version")
+        self._old = version < _VERSION
+        self._sums = {**_SUMS, "photos": _OLD_PHOTOS} if self._old else _SUMS
 
     def is_unchanged(self, path: Path, size: int, mtime_ns: int) -> bool:
         """Tell whether a file is known with this size and date, so that it need not be read."""
@@ -110,6 +125,27 @@ class Reader:
         rows = self._whole("photos", "id", "sha256 = :sha", sha=sha256)
         return rows[0][0] if rows else None
 
+    def size_of(self, photo: int) -> tuple[int, int]:
+        """Return width and height of a photo, in pixels."""
+        ((width, height),) = self._whole("photos", "width, height", "id = :id", id=photo)
+        return width, height
+
+    def reading_of(self, photo: int) -> int:
+        """Return the version of how photos are read that a photo's embeddings are of."""
+        if self._old:
+            return 1
+        ((version,),) = self._whole("photos", "reading", "id = :id", id=photo)
+        return version
+
+    def read_before(self, version: int) -> list[tuple[int, Place]]:
+        """Return the files of photos that were read by an earlier version, by photo."""
+        which = "1" if self._old else "reading < :version"
+        photos = {photo for (photo,) in self._whole("photos", "id", which, version=version)}
+        if not photos:
+            return []
+        rows = self._whole("places", "photo, path, size, mtime_ns", "1 ORDER BY photo, rowid")
+        return [(photo, _place(*mark)) for photo, *mark in rows if photo in photos]
+
     def places_of(self, photo: int) -> list[Place]:
         """Return the files that hold a photo, in the order in which they came."""
         rows = self._whole(
@@ -122,13 +158,22 @@ class Reader:
         query = f"SELECT rowid FROM places WHERE {_UNDER} AND {_SEEN}"
         return [row for (row,) in self._rows(query, **_bounds(path))]
 
-    def photo_at(self, path: Path) -> int | None:
-        """Return the id of the photo that a file holds, None if the file is not known."""
+    def all_places(self) -> list[int]:
+        """Return the rows of all files."""
+        return [row for (row,) in self._rows(f"SELECT rowid FROM places WHERE {_SEEN}")]
+
+    def photo_at(self, path: Path) -> tuple[int, Place] | None:
+        """Return the id of the photo that a file holds, and the file as it was when it was read.
+
+        None if the file is not known.
+        """
         # No checksum covers SQLite's index of paths: one more look without it (the plus sign)
         # before a photo is taken for unknown.
         for which in ("path = :path", "+path = :path"):
-            if rows := self._whole("places", "photo", which, path=os.fsencode(path)):
-                return rows[0][0]
+            columns = "photo, path, size, mtime_ns"
+            if rows := self._whole("places", columns, which, path=os.fsencode(path)):
+                photo, *mark = rows[0]
+                return photo, _place(*mark)
         return None
 
     def photos_where(self, where: Where) -> list[int]:
@@ -150,11 +195,11 @@ class Reader:
             for photo, path, *mark in rows
         ]
 
-    def files(self) -> list[Path]:
-        """Return every file of the library, by photo."""
+    def files(self) -> list[tuple[Path, int]]:
+        """Return every file of the library and the id of its photo, by photo."""
         return [
-            Path(os.fsdecode(path))
-            for (path,) in self._whole("places", "path", "1 ORDER BY photo, rowid")
+            (Path(os.fsdecode(path)), photo)
+            for path, photo in self._whole("places", "path, photo", "1 ORDER BY photo, rowid")
         ]
 
     def marks(self) -> dict[bytes, tuple[int, int]]:
@@ -183,8 +228,8 @@ class Reader:
             found.append(f"{len(lost)} photos have files but no row")
         if bare := self.without_place():
             found.append(f"{len(bare)} photos have no file")
-        for table, checksum in _SUMS.items():
-            query = f"SELECT COUNT(*) FROM {table} WHERE checked != {checksum}"
+        for table, checksum in self._sums.items():
+            query = f"SELECT COUNT(*) FROM {table} WHERE checked != {_sum(checksum)}"
             if count := self._rows(query)[0][0]:
                 found.append(f"{count} rows of {table} are not what was written")
         return found
@@ -193,7 +238,7 @@ class Reader:
         """Columns of the rows that are seen, each of which is what was written."""
         where, order, by = which.partition(" ORDER BY ")
         query = (
-            f"SELECT checked = {_SUMS[table]}, {columns} FROM {table} "
+            f"SELECT checked = {_sum(self._sums[table])}, {columns} FROM {table} "
             f"WHERE {where} AND {_SEEN}{order}{by}"
         )
         rows = self._rows(query, **values)
@@ -224,7 +269,7 @@ class Library:
     def create(self, library: str) -> None:
         """Make the file, without photos, at generation 0."""
         with self._connect("rwc") as connection:
-            connection.executescript(f"BEGIN;{_SCHEMA}")
+            connection.executescript(f"BEGIN;{_SCHEMA}PRAGMA user_version = {_VERSION};")
             connection.execute("INSERT INTO meta VALUES (?, 0)", (library,))
             connection.commit()
 
@@ -257,6 +302,7 @@ class Library:
         new: Sequence[PhotoFile],
         copies: Iterable[PhotoFile],
         forgotten: Iterable[int],
+        renewed: Mapping[str, int] | None = None,
     ) -> Change:
         """Write the rows of the next generation, in one transaction; the caller holds the lock.
 
@@ -265,11 +311,13 @@ class Library:
         generation : int
             The committed one; rows are stamped with the next.
         new : sequence of PhotoFile
-            Photos not in the library.
+            Photos not in the library, or embedded anew.
         copies : iterable of PhotoFile
             Files whose content is in the library or in ``new``.
         forgotten : iterable of int
             Rows of `Reader.places_under`.
+        renewed : mapping of str to int, optional
+            By the content of those that are embedded anew, the photo that the new one replaces.
 
         Returns
         -------
@@ -279,6 +327,7 @@ class Library:
         change = Change()
         with self._connect("rw") as connection:
             connection.execute("BEGIN IMMEDIATE")
+            self._bring_up_to_date(connection)
             for table in ("places", "photos"):
                 # What a killed writer left, and what was removed before the generation that a
                 # reader, one behind, may still look at.
@@ -291,25 +340,58 @@ class Library:
             for row in forgotten:
                 self._set_removed(connection, "places", "rowid = :row", following, row=row)
             for file in new:
+                before = (renewed or {}).get(file.sha256)
+                moved = [] if before is None else reader.places_of(before)
                 cursor = connection.execute(
-                    "INSERT INTO photos (sha256, width, height, added, checked) "
-                    "VALUES (?, ?, ?, ?, 0)",
-                    (file.sha256, file.width, file.height, following),
+                    "INSERT INTO photos (sha256, width, height, added, checked, reading) "
+                    "VALUES (?, ?, ?, ?, 0, ?)",
+                    (file.sha256, file.width, file.height, following, READING_VERSION),
                 )
                 self._sum_up(connection, "photos", cursor.lastrowid)
                 change.added.append(cursor.lastrowid)
-                self._place(connection, file, cursor.lastrowid, following)
+                for place in [*moved, file]:  # what the file is now comes last
+                    self._place(connection, place, cursor.lastrowid, following)
+                if before is not None:
+                    self._set_removed(connection, "photos", "id = :id", following, id=before)
+                    change.removed.append(before)
             for file in copies:
                 self._place(connection, file, reader.photo_of(file.sha256), following)
-            change.removed = reader.without_place()
-            for photo in change.removed:
+            bare = reader.without_place()
+            for photo in bare:
                 self._set_removed(connection, "photos", "id = :id", following, id=photo)
+            change.removed += bare
             connection.commit()
         return change
 
+    def confirm_reading(self, photos: Iterable[int]) -> None:
+        """Note that photos would be read today as they were; the caller holds the lock."""
+        with self._connect("rw") as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            self._bring_up_to_date(connection)
+            now = _SUMS["photos"].replace("reading", ":reading")
+            connection.executemany(
+                f"UPDATE photos SET reading = :reading, checked = {_sum(now)} "
+                f"WHERE id = :id AND checked = {_sum(_SUMS['photos'])}",
+                [{"id": photo, "reading": READING_VERSION} for photo in photos],
+            )
+            connection.commit()
+
+    @staticmethod
+    def _bring_up_to_date(connection: sqlite3.Connection) -> None:
+        """Give tables of an earlier version what the present one has more."""
+        if connection.execute("PRAGMA user_version").fetchone()[0] >= _VERSION:
+            return
+        connection.execute("ALTER TABLE photos ADD COLUMN reading INTEGER NOT NULL DEFAULT 1")
+        # A row that a disk changed must not get a checksum that fits it.
+        connection.execute(
+            f"UPDATE photos SET checked = {_sum(_SUMS['photos'])} "
+            f"WHERE checked = {_sum(_OLD_PHOTOS)}"
+        )
+        connection.execute(f"PRAGMA user_version = {_VERSION}")
+
     @classmethod
     def _place(
-        cls, connection: sqlite3.Connection, file: PhotoFile, photo: int, following: int
+        cls, connection: sqlite3.Connection, file: PhotoFile | Place, photo: int, following: int
     ) -> None:
         path = os.fsencode(file.path)
         # What the file held before it was changed.
@@ -324,7 +406,8 @@ class Library:
 
     @staticmethod
     def _sum_up(connection: sqlite3.Connection, table: str, row: int) -> None:
-        connection.execute(f"UPDATE {table} SET checked = {_SUMS[table]} WHERE rowid = ?", (row,))
+        checksum = _sum(_SUMS[table])
+        connection.execute(f"UPDATE {table} SET checked = {checksum} WHERE rowid = ?", (row,))
 
     @staticmethod
     def _set_removed(
@@ -334,7 +417,7 @@ class Library:
         generation: int | None,
         **values: object,
     ) -> None:
-        checksum = _SUMS[table].replace("removed)", ":removed)")
+        checksum = _sum(_SUMS[table], removed=":removed")
         connection.execute(
             f"UPDATE {table} SET removed = :removed, checked = {checksum} WHERE {which}",
             {"removed": generation, **values},
@@ -346,7 +429,9 @@ class Library:
         try:
             address = f"{self.path.absolute().as_uri()}?mode={mode}"
             with closing(
-                sqlite3.connect(address, uri=True, timeout=10, check_same_thread=False)
+                sqlite3.connect(
+                    address, uri=True, timeout=manifest.BUSY_TIMEOUT, check_same_thread=False
+                )
             ) as connection:
                 connection.execute("PRAGMA trusted_schema = OFF")
                 connection.execute("PRAGMA cell_size_check = ON")
@@ -355,6 +440,11 @@ class Library:
                 yield connection
         # What SQLite says may quote a table's definition, which in a damaged file is no text.
         except (sqlite3.Error, UnicodeDecodeError) as error:
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF in _BUSY:
+                raise IndexBusyError(
+                    f"The index {self.folder} is busy: another program has held its {NAME} for "
+                    f"{manifest.BUSY_TIMEOUT:.0f} seconds; try again when it has finished."
+                ) from error
             reason = " ".join(str(error).split())[:160]
             raise IndexFileError(
                 f'The index {self.folder} cannot be used: {NAME} gives "{reason}"; check disk '

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+from blip2.processing import READING_VERSION
 from index.folder import IndexFolder
+from index.listing import resolve_root
 from index.manifest import IndexFileError
 
 
@@ -28,6 +30,8 @@ def describe(index: IndexFolder) -> dict:
         "search": state.store.search,
         "vectors_bytes": state.store.size(),
         "generation": manifest.generation,
+        "roots": manifest.roots,
+        "exclude": manifest.exclude,
         "written": manifest.written,
     }
 
@@ -46,7 +50,7 @@ def check_whole(index: IndexFolder) -> list[Path]:
                 "Restore it from a copy or build it anew in another folder."
             )
         files = library.files()
-    return [path for path in files if not os.path.isfile(path)]
+    return [path for path, _ in files if not os.path.isfile(path)]
 
 
 def kept_photo(index: IndexFolder, path: str | Path) -> tuple[int, np.ndarray] | None:
@@ -62,12 +66,48 @@ def kept_photo(index: IndexFolder, path: str | Path) -> tuple[int, np.ndarray] |
     Returns
     -------
     (int, np.ndarray) or None
-        Its number and its embeddings ``[Q, d]`` float32; None if the file is not in the index.
+        Its number and its embeddings ``[Q, d]`` float32; None if the file is not in the index, or
+        was changed since.
     """
     state = index.state()
     with index.library.reading(state.manifest.generation) as library:
-        photo = library.photo_at(Path(os.path.abspath(path)))
-    return None if photo is None else (photo, state.store.embeddings_of(photo))
+        found = library.photo_at(Path(os.path.abspath(path)))
+        found = found or library.photo_at(resolve_root(Path(path)))
+    if found is None:
+        return None
+    photo, place = found
+    try:
+        status = os.stat(place.path)
+    except OSError:  # it is away, or was deleted: what is known of it is all that there is
+        return photo, state.store.embeddings_of(photo)
+    if (status.st_size, status.st_mtime_ns) != (place.size, place.mtime_ns):
+        return None
+    return photo, state.store.embeddings_of(photo)
+
+
+def photo_of_content(index: IndexFolder, sha256: str) -> tuple[int, int, np.ndarray] | None:
+    """Look up a photo by its content, for another index of the same model.
+
+    Parameters
+    ----------
+    index : IndexFolder
+        Where to look.
+    sha256 : str
+        Of its file, in hex.
+
+    Returns
+    -------
+    (int, int, np.ndarray) or None
+        Width, height and embeddings ``[Q, d]`` float32; None if it is not there, or was read by an
+        earlier version.
+    """
+    state = index.state()
+    with index.library.reading(state.manifest.generation) as library:
+        photo = library.photo_of(sha256)
+        if photo is None or library.reading_of(photo) < READING_VERSION:
+            return None
+        width, height = library.size_of(photo)
+    return width, height, state.store.embeddings_of(photo)
 
 
 def newest_files(index: IndexFolder, count: int) -> list[Path]:

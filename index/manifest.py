@@ -19,7 +19,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
@@ -28,11 +28,19 @@ from blip2.cache import sync
 from blip2.errors import UserError
 
 NAME = "manifest.json"
-FORMAT = 3
+FORMAT = 4
+READABLE = (3, FORMAT)  # 3 knew nothing of roots, mount points, patterns and builds under way
+# Seconds to wait for another program that is writing. Photos are embedded outside the lock, so that
+# it is held briefly but for putting large segments together.
+BUSY_TIMEOUT = 60.0
 
 
 class IndexFileError(UserError):
     """An index folder that cannot be used, and why."""
+
+
+class IndexBusyError(IndexFileError):
+    """An index that another program is writing, for longer than was waited."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +62,13 @@ class Manifest:
     store : dict
         Segments with sizes and digests, see `index.store`.
     written : str
-        Date of this generation, ISO 8601, UTC.
+        When this was written, ISO 8601, UTC.
+    roots, mounts : list of str
+        Folders that were indexed, and those on the way to photos that were mount points then.
+    exclude : list of str
+        Patterns of files and folders to leave out; see `index.listing.list_photos`.
+    build_began : int, optional
+        Number of the first segment of a build that has not ended.
     """
 
     library: str
@@ -66,6 +80,10 @@ class Manifest:
     photos: int
     store: dict
     written: str
+    roots: list[str] = field(default_factory=list)
+    mounts: list[str] = field(default_factory=list)
+    exclude: list[str] = field(default_factory=list)
+    build_began: int | None = None
 
     def write(self, folder: Path) -> None:
         """Make this the state of the index, at one stroke."""
@@ -104,7 +122,7 @@ class Manifest:
         check = fields.pop("check", None)
         if check != _check(fields):
             raise IndexFileError(damaged)
-        if (found := fields.pop("format", None)) != FORMAT:
+        if (found := fields.pop("format", None)) not in READABLE:
             raise IndexFileError(
                 f"The index {folder} has format {found}, this version reads format {FORMAT}; "
                 "build it anew in another folder."

@@ -242,6 +242,30 @@ class QdrantStore:
             self.address, self.collection, self.queries, self.dim, self.search, generation, total
         )
 
+    @property
+    def position(self) -> int:
+        """Return 0: a collection is one piece, however it was written."""
+        return 0
+
+    def merged(self, position: int) -> "QdrantStore":
+        """Return this store: the server merges its segments by itself."""
+        return self
+
+    def emptied(self, generation: int, queries: int, dim: int) -> "QdrantStore":
+        """Return a store without photos, in a collection of its own.
+
+        Parameters
+        ----------
+        generation : int
+            Of the index with that store; the collection is named by it.
+        queries, dim : int
+            Vectors of a photo, and their width.
+        """
+        name = f"{self.collection.rpartition('@')[0] or self.collection}@{generation}"
+        with _answered(self.address):
+            self._client.delete_collection(name)  # of a writer that was killed
+        return QdrantStore.create(self.address, name, queries, dim, self.search)
+
     def nearest(
         self, query: np.ndarray, count: int, among: np.ndarray | None = None
     ) -> list[tuple[int, float]]:

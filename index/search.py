@@ -3,19 +3,23 @@
 import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from blip2.errors import UserError
+from index.deletions import mark_away
 from index.folder import IndexFolder, State
-from index.grow import AddReport, add_photos, changed_files, update_photos
+from index.grow import UpdateOptions, add_photos, list_for, note_folders, update_photos
 from index.hits import Hit, make_hit, ranked
+from index.listing import Listing
 from index.lookup import check_whole, describe, kept_photo
 from index.manifest import NAME as MANIFEST
 from index.manifest import IndexFileError
 from index.places import Where
+from index.report import AddReport
 from index.rerank import rerank_hits
 
 if TYPE_CHECKING:
@@ -127,13 +131,13 @@ class PhotoIndex:
         """Add photos.
 
         A photo that is known by its content is not embedded again; its file is noted as one more
-        place of it. Files are committed some thousand at a time: after a kill the same call goes on
-        from the last of these.
+        place of it. Files are committed some thousand at a time, and every 30 seconds: after a kill
+        the same call goes on from the last commit.
 
         Parameters
         ----------
         paths : iterable of Path
-            Photos, and folders to walk (see `index.embed.find_photos`).
+            Photos, and folders to walk (see `index.listing.list_photos`).
         progress : callable, optional
             Called as (files done, files in all).
 
@@ -146,23 +150,64 @@ class PhotoIndex:
         IndexFileError
             If the index cannot be written; it is then as it was after the last commit.
         """
-        return add_photos(self._folder, self.retriever, paths, progress)
+        listing = list_for(self._folder, paths)
+        note_folders(self._folder, listing)
+        report = add_photos(self._folder, self.retriever, listing.files, progress)
+        refused = listing.unreadable + report.refused
+        return replace(report, refused=refused, not_read=listing.not_read)
 
     def update(
         self,
-        paths: Iterable[Path],
+        paths: Iterable[Path] | Listing,
         progress: Callable[[int, int], None] | None = None,
+        options: UpdateOptions | None = None,
     ) -> AddReport:
-        """Bring the index up to date with folders: as `add`, and files that are gone are taken out.
+        """Bring the index up to date with folders: as `add`, and deleted files are taken out.
 
-        What lies in a folder that cannot be read is left as it is. Parameters and errors are those
-        of `add`.
+        Deleted are files that are missing from a folder that can be listed. What is on a drive
+        that is away is kept, and so is what would be most of a folder (see `index.deletions`).
+        Photos that are read differently now than when they were embedded are embedded anew.
+
+        Parameters
+        ----------
+        paths : iterable of Path, or Listing
+            Photos and folders, or what `index.listing.list_photos` found of them.
+        progress : callable, optional
+            Called as (files done, files in all).
+        options : UpdateOptions, optional
+            What else is done.
+
+        Returns
+        -------
+        AddReport
+
+        Raises
+        ------
+        IndexFileError
+            If the index cannot be written; it is then as it was after the last commit.
         """
-        return update_photos(self._folder, self._retriever, paths, progress)
+        return update_photos(self._folder, self._retriever, paths, progress, options)
 
-    def changed(self, files: Iterable[Path]) -> list[Path]:
-        """Return the files that are not known with their size and date, in order."""
-        return changed_files(self._folder, files)
+    def start_over(self, retriever: "Blip2Retriever") -> list[Path]:
+        """Take all photos out, for a model of other weights to embed them anew.
+
+        Parameters
+        ----------
+        retriever : Blip2Retriever
+            That model.
+
+        Returns
+        -------
+        list of Path
+            The files that were known and exist.
+        """
+        with self._folder.reading() as library:
+            files = [path for path, _ in library.files() if os.path.isfile(path)]
+        self._folder.start_over(
+            retriever.name, retriever.fingerprint, retriever.num_queries, retriever.dim
+        )
+        self._retriever = retriever
+        return files
 
     def remove(self, paths: Iterable[Path]) -> int:
         """Take files out of the index; a photo goes with the last file that holds it.
@@ -333,9 +378,10 @@ class PhotoIndex:
                 found = state.store.nearest(query, count, among)
                 places = [library.places_of(photo) for photo, _ in found]
             if all(places):
-                return [
+                hits = [
                     make_hit(*pair, own, where) for pair, own in zip(found, places, strict=True)
                 ]
+                return [mark_away(hit, state.manifest) for hit in hits]
             # Later commits have cleared away rows of this state: search the new one.
             if self._folder.state() is state:
                 raise IndexFileError(

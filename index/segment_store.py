@@ -169,6 +169,52 @@ class SegmentStore:
             self.folder, self.queries, self.dim, segments, photos, self.search, writer.following
         )
 
+    @property
+    def position(self) -> int:
+        """Number of the next segment."""
+        return self._following
+
+    def merged(self, position: int) -> "SegmentStore":
+        """Return a store in which the segments of one build are one segment.
+
+        Parameters
+        ----------
+        position : int
+            `position` of the store before the build.
+
+        Returns
+        -------
+        SegmentStore
+            This one where there is nothing to merge.
+        """
+        own = [segment for segment in self.segments if segment.record.number >= position]
+        if len(own) < 2:
+            return self
+        writer = _Writer(self.folder, self.queries, self.dim, self.search, self._following)
+        others = [segment for segment in self.segments if segment.record.number < position]
+        segments = writer.put_together([*others, writer.merge(own, self._photos)], self._photos)
+        return SegmentStore(
+            self.folder,
+            self.queries,
+            self.dim,
+            segments,
+            self._photos,
+            self.search,
+            writer.following,
+        )
+
+    def emptied(self, generation: int, queries: int, dim: int) -> "SegmentStore":
+        """Return a store without photos, for embeddings of another shape.
+
+        Parameters
+        ----------
+        generation : int
+            Of the index with that store; segments are told apart without it.
+        queries, dim : int
+            Vectors of a photo, and their width.
+        """
+        return SegmentStore(self.folder, queries, dim, [], None, self.search, self._following)
+
     def nearest(
         self, query: np.ndarray, count: int, among: np.ndarray | None = None
     ) -> list[tuple[int, float]]:
@@ -292,7 +338,7 @@ class _Writer:
         live = [count for count in live if count]
         for position, (segment, count) in enumerate(zip(segments, live, strict=True)):
             if count < (1 - DEAD) * len(segment):
-                segments[position] = self._merged([segment], photos, count)
+                segments[position] = self.merge([segment], photos)
         while True:
             tiers: dict[int, list[int]] = {}
             for position, count in enumerate(live):
@@ -305,13 +351,15 @@ class _Writer:
                     crowded = plain
             if crowded is None:
                 return segments
-            total = sum(live[position] for position in crowded)
-            merged = self._merged([segments[position] for position in crowded], photos, total)
+            merged = self.merge([segments[position] for position in crowded], photos)
             left = [p for p in range(len(segments)) if p not in crowded]
             segments = [*(segments[p] for p in left), merged]
-            live = [*(live[p] for p in left), total]
+            live = [*(live[p] for p in left), len(merged)]
 
-    def _merged(self, segments: list[Segment], photos: np.ndarray, total: int) -> Segment:
+    def merge(self, segments: list[Segment], photos: np.ndarray) -> Segment:
+        """One segment of those photos of several that are in an ascending array."""
+        total = sum(int(_within(segment.photos, photos).sum()) for segment in segments)
+
         def parts() -> Iterator[tuple[np.ndarray, np.ndarray]]:
             # Photos of different segments may interleave; each part takes the lowest that are left.
             numbers = np.concatenate([np.full(len(s), i) for i, s in enumerate(segments)])

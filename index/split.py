@@ -21,11 +21,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from blip2.errors import UserError
-from index.embed import Embedded, find_photos
+from index.embed import Embedded
 from index.folder import IndexFolder
-from index.grow import AddReport, add_photos, changed_files, gone_files, take_in
+from index.grow import (
+    UpdateOptions,
+    add_photos,
+    changed_files,
+    list_for,
+    note_folders,
+    read_differently,
+    stale_photos,
+    take_in,
+)
+from index.listing import list_photos
 from index.manifest import write_aside
 from index.places import PhotoFile
+from index.report import AddReport
 from index.search import PhotoIndex
 from index.store import VectorStore
 
@@ -63,9 +74,9 @@ def build_share(
     paths: Iterable[Path],
     share: Share,
     retriever: "Blip2Retriever",
-    search: str = "auto",
-    address: str | None = None,
+    made: tuple[str, str | None] = ("auto", None),
     progress: Callable[[int, int], None] | None = None,
+    options: UpdateOptions | None = None,
 ) -> AddReport | None:
     """Embed a share of the photos, wait for the other processes, and put all together.
 
@@ -79,10 +90,12 @@ def build_share(
         Which process this is.
     retriever : Blip2Retriever
         The model.
-    search, address : str
-        Of a new index; see `index.search.PhotoIndex.create`.
+    made : tuple of str
+        ``search`` and ``address`` of a new index; see `index.search.PhotoIndex.create`.
     progress : callable, optional
         Called as (files of this share done, files of this share).
+    options : UpdateOptions, optional
+        As for `index.search.PhotoIndex.update`; contents are not checked here.
 
     Returns
     -------
@@ -96,17 +109,21 @@ def build_share(
     UserError
         If the processes do not see the same files.
     """
-    paths = [Path(os.path.abspath(path)) for path in paths]
-    found, unread = find_photos(paths)
-    files = found
+    options = options or UpdateOptions()
     if share.rank == 0:  # whatever keeps the index from being written is said before the work
-        files = changed_files(_opened(out, retriever, search, address), found)
-    elif PhotoIndex.exists(out):
-        files = changed_files(IndexFolder(out, retriever.fingerprint, retriever.name), found)
+        _opened(out, retriever, *made)
+    if PhotoIndex.exists(out):
+        index = IndexFolder(out, retriever.fingerprint, retriever.name)
+        listing = list_for(index, paths, options.exclude)
+        stale = read_differently(index, retriever, stale_photos(index))
+        files = list(dict.fromkeys([*changed_files(index, listing.files), *stale]))
+    else:
+        listing = list_photos(paths, options.exclude or ())
+        files = listing.files
     parts = Path(f"{os.path.abspath(out)}.parts")
-    refused = _embed_share(_folder(parts, share), share.of(files), retriever, progress)
+    report = _embed_share(_folder(parts, share), share.of(files), retriever, progress)
     names = b"\0".join(os.fsencode(path) for path in files)
-    told = {"files": hashlib.sha256(names).hexdigest(), "refused": refused}
+    told = {"files": hashlib.sha256(names).hexdigest(), **_told_of(report)}
     write_aside(_told(parts, share), lambda file: file.write(json.dumps(told).encode()))
     with _together(share) as wait:
         wait()
@@ -114,13 +131,13 @@ def build_share(
             wait()  # a launcher that sees one process fail ends the others
             return None
         together = _put_together(parts, share.world, files, retriever)
-        index = IndexFolder(out, retriever.fingerprint, retriever.name)
-        report = take_in(index, retriever, together, gone_files(index, paths, unread))
+        note_folders(index, listing, options.exclude)
+        report = take_in(index, retriever, together, listing, force=options.forget)
         del together  # its embeddings are mapped from files of the parts
         shutil.rmtree(parts, ignore_errors=True)  # a network's disk may keep what was just mapped
         wait()
-    known = report.known + len(found) - len(files)
-    return replace(report, known=known, refused=unread + report.refused)
+    known = report.known + len(listing.files) - len(files)
+    return replace(report, known=known, refused=listing.unreadable + report.refused)
 
 
 def _opened(
@@ -137,16 +154,15 @@ def _embed_share(
     files: list[Path],
     retriever: "Blip2Retriever",
     progress: Callable[[int, int], None] | None,
-) -> list[list[str]]:
-    """Bring the index of a share up to date; the files that it refuses, with the reasons."""
+) -> AddReport:
+    """Bring the index of a share up to date."""
     part = _opened(folder, retriever, "exhaustive")  # it is not searched
     wanted = set(files)
     with part.reading() as library:
-        others = [path for path in library.files() if path not in wanted]
+        others = [path for path, _ in library.files() if path not in wanted]
     if others:  # of an earlier start, with other files
         part.commit(None, others)
-    refused = add_photos(part, retriever, files, progress).refused
-    return [[os.fsencode(path).hex(), reason] for path, reason in refused]
+    return add_photos(part, retriever, files, progress)
 
 
 def _put_together(
@@ -160,11 +176,11 @@ def _put_together(
             "The processes of this build do not see the same files; give every one the same "
             "folders, on a file system that they share."
         )
-    refused = [
-        (Path(os.fsdecode(bytes.fromhex(name))), reason)
-        for one in told
-        for name, reason in one["refused"]
-    ]
+    refused, notes = (
+        [(_path_of(name), text) for one in told for name, text in one[what]]
+        for what in ("refused", "notes")
+    )
+    unusable = [_path_of(name) for one in told for name in one["unusable"]]
     held: list[tuple[PhotoFile, VectorStore, int]] = []
     for share in shares:
         part = IndexFolder(_folder(parts, share), retriever.fingerprint, retriever.name)
@@ -174,7 +190,7 @@ def _put_together(
     order = {path: number for number, path in enumerate(files)}
     held.sort(key=lambda one: order[one[0].path])
     rows: list[tuple[VectorStore, int]] = []
-    together = Embedded(_Rows(rows), refused=refused)
+    together = Embedded(_Rows(rows), refused=refused, notes=notes, unusable=unusable)
     contents: set[str] = set()
     for file, store, photo in held:
         if file.sha256 in contents:
@@ -184,6 +200,23 @@ def _put_together(
         together.new.append(file)
         rows.append((store, photo))
     return together
+
+
+def _told_of(report: AddReport) -> dict[str, list]:
+    """What a share tells of its files; a name need not be Unicode, so that it is hex."""
+    return {
+        "refused": [[_hex(path), reason] for path, reason in report.refused],
+        "notes": [[_hex(path), note] for path, note in report.notes],
+        "unusable": [_hex(path) for path in report.unusable],
+    }
+
+
+def _hex(path: Path) -> str:
+    return os.fsencode(path).hex()
+
+
+def _path_of(name: str) -> Path:
+    return Path(os.fsdecode(bytes.fromhex(name)))
 
 
 class _Rows:

@@ -45,6 +45,16 @@ class VectorStore(Protocol):
     ) -> "VectorStore":
         """Return a store without ``removed`` and with new photos; readers of this one go on."""
 
+    @property
+    def position(self) -> int:
+        """Where the store writes next, for `merged`."""
+
+    def merged(self, position: int) -> "VectorStore":
+        """Return a store in which what was written from a position on is one piece."""
+
+    def emptied(self, generation: int, queries: int, dim: int) -> "VectorStore":
+        """Return a store without photos, for embeddings of a shape; readers of this one go on."""
+
     def nearest(
         self, query: np.ndarray, count: int, among: np.ndarray | None = None
     ) -> list[tuple[int, float]]:

@@ -95,11 +95,11 @@ def main() -> None:
     held: set[str] = set()
     seen: Counter[str] = Counter()
     for number in range(kills):
-        before, after, what = follow(held, run(folder, number, draw.uniform(0, 0.08)))
+        before, after, what = follow(held, run(folder, number, draw.uniform(0, 0.16)))
         opened = PhotoIndex.open(folder / "index", FakeRetriever())
         opened.verify()
         with opened._folder.reading() as library:
-            names = [path.name for path in library.files()]
+            names = [path.name for path, _ in library.files()]
         held = set(names)
         assert len(names) == len(held), f"{number}: doubled {sorted(names)}"
         assert before & after <= held, f"{number}: {what} lost {sorted(before & after - held)}"

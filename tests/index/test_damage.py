@@ -13,7 +13,6 @@ from filelock import FileLock
 
 from blip2.errors import UserError
 from index import IndexFileError, PhotoIndex
-from index import folder as index_folder
 from index.embed import Embedded
 from index.segment_store import SegmentStore
 from tests.index.fake_retriever import FakeRetriever, paint
@@ -124,10 +123,11 @@ def test_one_changed_digit_in_the_manifest(folder, retriever):
 
 
 def test_another_format(folder, retriever, monkeypatch, tmp_path):
-    monkeypatch.setattr("index.manifest.FORMAT", 4)
+    monkeypatch.setattr("index.manifest.FORMAT", 5)
+    monkeypatch.setattr("index.manifest.READABLE", (5,))
     PhotoIndex.create(tmp_path / "later", retriever)
     monkeypatch.undo()
-    assert "has format 4, this version reads format 3" in refusal(tmp_path / "later", retriever)
+    assert "has format 5, this version reads format 4" in refusal(tmp_path / "later", retriever)
 
 
 def test_another_model(folder):
@@ -211,9 +211,9 @@ def test_disk_full(tmp_path, limit, says):
 
 
 def test_a_second_writer_is_told(folder, library, photos, monkeypatch):
-    monkeypatch.setattr(index_folder, "LOCK_TIMEOUT", 0.1)
+    monkeypatch.setattr("index.manifest.BUSY_TIMEOUT", 0.1)
     with FileLock(folder / "write.lock"):
-        with pytest.raises(IndexFileError, match="Another process is writing the index"):
+        with pytest.raises(IndexFileError, match="is busy: another process has been writing it"):
             library.remove([photos])
         assert len(library.search("red")) == 3, "readers go on"
     assert library.remove([photos]) == 3

@@ -13,7 +13,7 @@ from PIL import Image
 
 from blip2.errors import UserError
 from index import Hit, PhotoIndex
-from index.embed import find_photos
+from index.listing import list_photos
 from tests.index.fake_retriever import FakeRetriever, paint
 
 
@@ -215,9 +215,9 @@ def test_walking(tmp_path):
         (tmp_path / name).touch()
     (tmp_path / "b" / "back").symlink_to(tmp_path)
     (tmp_path / "c").symlink_to(tmp_path / "b")
-    found, refused = find_photos([tmp_path, tmp_path / "notes.txt", tmp_path / "a.webp"])
-    assert found == [tmp_path / n for n in ("a.webp", "b/1.tiff", "b/2.JPG", "notes.txt")]
-    assert refused == []
+    listing = list_photos([tmp_path, tmp_path / "notes.txt", tmp_path / "a.webp"])
+    assert listing.files == [tmp_path / n for n in ("a.webp", "b/1.tiff", "b/2.JPG", "notes.txt")]
+    assert listing.unreadable == [] and listing.suffixes == {".txt": 1}
 
 
 def test_file_names_that_are_not_unicode(tmp_path, retriever):
@@ -356,7 +356,7 @@ def test_update_leaves_folders_alone_that_cannot_be_read(library, photos, monkey
             else:
                 yield folder, inner, names
 
-    monkeypatch.setattr("index.embed.os.walk", unreadable)
+    monkeypatch.setattr("index.listing.os.walk", unreadable)
     report = library.update([photos])
     assert report.gone == 1 and [path.name for path, _ in report.refused] == ["sea"]
     assert [hit.path.name for hit in library.search("blue")] == ["half.png", "blue.png"]

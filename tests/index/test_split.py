@@ -11,11 +11,12 @@ import pytest
 
 from blip2.errors import UserError
 from index import PhotoIndex
-from index.embed import find_photos
+from index.listing import list_photos
 from index.split import Share, _embed_share, _folder, _put_together, _told
 from tests.index.fake_retriever import COLOURS, FakeRetriever, paint
 
 ROOT = Path(__file__).parents[2]
+NOTHING = {"refused": [], "notes": [], "unusable": []}
 
 
 @pytest.fixture
@@ -60,7 +61,12 @@ def test_two_processes_give_the_index_of_one(many, tmp_path, retriever):
         "added": report.added,
         "known": report.known,
         "gone": 0,
+        "renewed": 0,
+        "away": 0,
+        "doubted": {},
         "photos": len(alone),
+        "not_read": {},
+        "notes": [],
         "refused": [{"path": str(path), "reason": reason} for path, reason in report.refused],
     }
     assert len(told["refused"]) == 1 and report.known == 1
@@ -90,7 +96,7 @@ def test_a_process_that_dies(many, tmp_path, retriever):
     index = PhotoIndex.create(tmp_path / "split", retriever)
     index.add([many / "red.png"])
     before = found(index)
-    share = Share(1, 2).of(find_photos([many])[0])
+    share = Share(1, 2).of(list_photos([many]).files)
     status, _, _, _ = build(many, tmp_path / "split", DIES_AT="9")
     assert status != 0
     paint(many / "a-new-one-that-comes-first.png", "blue", size=6)
@@ -109,7 +115,7 @@ def test_processes_that_see_different_files(many, tmp_path, retriever):
     for rank in range(2):
         share = Share(rank, 2)
         _embed_share(_folder(tmp_path, share), [], retriever, None)
-        _told(tmp_path, share).write_text(json.dumps({"files": str(rank), "refused": []}))
+        _told(tmp_path, share).write_text(json.dumps({"files": str(rank), **NOTHING}))
     with pytest.raises(UserError, match="do not see the same files"):
         _put_together(tmp_path, 2, [], retriever)
 
@@ -129,6 +135,6 @@ def test_a_part_of_another_model(tmp_path, retriever):
     for rank, model in enumerate([retriever, FakeRetriever(fingerprint="other")]):
         share = Share(rank, 2)
         _embed_share(_folder(tmp_path, share), [], model, None)
-        _told(tmp_path, share).write_text(json.dumps({"files": "same", "refused": []}))
+        _told(tmp_path, share).write_text(json.dumps({"files": "same", **NOTHING}))
     with pytest.raises(UserError, match="made with other weights of colours"):
         _put_together(tmp_path, 2, [], retriever)
