@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from blip2.processing import READING_VERSION
 from blip2.reading_version import reading_differs
 from index.deletions import Deletions, find_deletions, was_deleted
-from index.embed import Elsewhere, Embedded, Reading, embed_files
+from index.embed import BATCH_SIZE, Elsewhere, Embedded, Reading, embed_files
 from index.folder import IndexFolder
 from index.listing import Listing, list_photos
 from index.report import AddReport
@@ -91,7 +91,9 @@ def add_photos(
                 progress(before + now, len(files))
 
         with index.reading() as library:
-            embedded = embed_files(some, retriever, library, reading=reading, progress=tell)
+            embedded = embed_files(
+                some, retriever, library, reading=reading, batch_size=BATCH_SIZE, progress=tell
+            )
         report = _together(report, _commit(index, retriever, embedded))
         done += embedded.files
         if done < len(files):  # there will be several segments

@@ -349,7 +349,7 @@ class Library:
                 )
                 self._sum_up(connection, "photos", cursor.lastrowid)
                 change.added.append(cursor.lastrowid)
-                for place in [*moved, file]:  # what the file is now comes last
+                for place in {place.path: place for place in [*moved, file]}.values():
                     self._place(connection, place, cursor.lastrowid, following)
                 if before is not None:
                     self._set_removed(connection, "photos", "id = :id", following, id=before)
