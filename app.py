@@ -132,8 +132,9 @@ def launch(options: argparse.Namespace, login: tuple[str, str] | None, scratch: 
     from demo.captioning import caption_samples
     from demo.decoder import decoders
     from demo.kept import KeptTexts
-    from demo.library import open_library, sample_photos
+    from demo.library import sample_photos
     from demo.limits import middleware
+    from demo.opening import open_library
     from demo.page import build_page
     from demo.theme import CSS, theme
     from demo.uploads import MAX_UPLOAD
@@ -150,10 +151,15 @@ def launch(options: argparse.Namespace, login: tuple[str, str] | None, scratch: 
             received / "thumbnails",
             progress,
             scratch,
+            say,
         )
     say(f"{len(library):,} photos in the library, {report.added:,} of them new.")
+    for sentence in report.remarks():
+        say(sentence)
     for path, reason in report.refused:
         say(f"Left out {path}: {reason}")
+    for path, note in report.notes:
+        say(f"Damaged, but read: {path}: {note}")
     decoders().start()
     kept = KeptTexts()
     if on_spaces():  # a Space is started seldom and visited often

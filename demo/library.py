@@ -18,10 +18,9 @@ from demo.together import Together
 from demo.visits import Refused, Visit, add_copies
 
 if TYPE_CHECKING:
-    from blip2 import Blip2Retriever
     from index import AddReport, Hit, PhotoIndex, Where
 
-__all__ = ["Found", "Library", "Shown", "Visit", "library_folder", "open_library", "sample_photos"]
+__all__ = ["Found", "Library", "Shown", "Visit", "library_folder", "sample_photos"]
 
 RERANKED = 32  # candidates that the slower matching looks at again
 JUDGED = 4  # best candidates by similarity that tell whether anything fits
@@ -47,6 +46,11 @@ class Library:
     scratch : Path, optional
         Folder for the private photos of visits, which must not be served; a temporary one that
         goes with the process unless given.
+
+    Attributes
+    ----------
+    report : AddReport or None
+        What came of bringing it up to date when it was opened.
     """
 
     def __init__(
@@ -69,6 +73,7 @@ class Library:
             self._temporary = tempfile.TemporaryDirectory(prefix="blip2-visits-")
             scratch = Path(self._temporary.name)
         self._scratch = scratch
+        self.report: AddReport | None = None
 
     def __len__(self) -> int:
         return len(self._index)
@@ -255,6 +260,19 @@ class Library:
             )
         return add_copies(self._index, files, self._uploads, progress, known)
 
+    def forget_deleted(self) -> int:
+        """Take out the photos that are no longer in their folder, however many; see `index`.
+
+        Returns
+        -------
+        int
+            Files taken out.
+        """
+        if self._photos is None or self.report is None:
+            return 0
+        self.report = self._index.forget_deleted([self._photos])
+        return self.report.gone
+
     def thumbnail(self, path: Path) -> Path:
         """Return a small copy of a photo; see `demo.thumbnails.Thumbnails.make`."""
         return self._thumbnails.make(path)
@@ -308,55 +326,3 @@ class Library:
             return False
         self._thumbnails.forget(visit.folder)
         return True
-
-
-def open_library(
-    retriever: "Blip2Retriever",
-    photos: Path | None,
-    folder: Path | None,
-    thumbnails: Path,
-    progress: Callable[[int, int], None] | None = None,
-    scratch: Path | None = None,
-) -> tuple[Library, "AddReport"]:
-    """Open the library of the page, indexing what is new.
-
-    Parameters
-    ----------
-    retriever : Blip2Retriever
-        Makes the embeddings.
-    photos : Path, optional
-        Folder of photos. Without it and without an index, sample photos are taken.
-    folder : Path, optional
-        Index folder; one in the cache, named by photos and model, unless given.
-    thumbnails : Path
-        Folder for thumbnails.
-    progress : callable, optional
-        Called as (photos done, photos in all).
-    scratch : Path, optional
-        Folder for private photos; see `Library`.
-
-    Returns
-    -------
-    Library, AddReport
-        The library, and what was added to its index now.
-
-    Raises
-    ------
-    UserError
-        If the index cannot be used.
-    """
-    from index import PhotoIndex
-    from index.listing import list_photos
-
-    if photos is not None:
-        sources = [photos]
-    elif folder is not None and PhotoIndex.exists(folder):
-        sources = []
-    else:
-        sources = sample_photos()
-    folder = folder or library_folder(photos, retriever.fingerprint)
-    opened = PhotoIndex.open if PhotoIndex.exists(folder) else PhotoIndex.create
-    index = opened(folder, retriever)
-    report = index.add(sources, progress=progress)
-    first = list_photos(sources).files[:FIRST_SHOWN]
-    return Library(index, folder, thumbnails, first, photos, scratch), report

@@ -3,9 +3,16 @@
 import hashlib
 import importlib.util
 import re
+from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from blip2.assets import cache_dir
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from index.embed import Elsewhere
 
 # Public domain or free licences, nothing to download.
 SAMPLES = {
@@ -47,10 +54,47 @@ def library_folder(photos: Path | None, fingerprint: str) -> Path:
     Path
         In the cache of blip2; it need not exist.
     """
-    from index.manifest import FORMAT  # an index of another format is built anew beside the old
-
     place = str(photos.resolve()) if photos else "samples"
     name = re.sub(r"[^\w-]+", "-", photos.resolve().name if photos else "samples")[:40]
-    key = f"{place}|{fingerprint}|{FORMAT}"
+    key = f"{place}|{fingerprint}|3"  # once the format: kept, so that libraries keep their folders
     digest = hashlib.sha256(key.encode(errors="replace")).hexdigest()[:16]
     return cache_dir() / "libraries" / f"{name}-{digest}"
+
+
+def known_elsewhere(fingerprint: str, but: Path) -> "Elsewhere | None":
+    """Return a look-up of embeddings by content in the other libraries of a model in the cache.
+
+    Parameters
+    ----------
+    fingerprint : str
+        Of the retriever.
+    but : Path
+        The library that asks.
+
+    Returns
+    -------
+    callable or None
+        As `index.embed.Reading` takes it; None where there is no other library.
+    """
+    from index.folder import IndexFolder
+    from index.lookup import photo_of_content
+    from index.manifest import IndexFileError, Manifest
+
+    others = []
+    for manifest in sorted((cache_dir() / "libraries").glob("*/manifest.json")):
+        # A damaged library has nothing to give; who opens it is told.
+        with suppress(IndexFileError):
+            folder = manifest.parent
+            if folder != but and Manifest.read(folder).fingerprint == fingerprint:
+                others.append(IndexFolder(folder))
+    if not others:
+        return None
+
+    def look_up(sha256: str) -> tuple[int, int, "np.ndarray"] | None:
+        for index in others:
+            with suppress(IndexFileError, KeyError):
+                if (found := photo_of_content(index, sha256)) is not None:
+                    return found
+        return None
+
+    return look_up

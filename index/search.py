@@ -12,7 +12,14 @@ import numpy as np
 from blip2.errors import UserError
 from index.deletions import mark_away
 from index.folder import IndexFolder, State
-from index.grow import UpdateOptions, add_photos, list_for, note_folders, update_photos
+from index.grow import (
+    UpdateOptions,
+    add_photos,
+    forget_deleted,
+    list_for,
+    note_folders,
+    update_photos,
+)
 from index.hits import Hit, make_hit, ranked
 from index.listing import Listing
 from index.lookup import check_whole, describe, kept_photo
@@ -187,6 +194,22 @@ class PhotoIndex:
             If the index cannot be written; it is then as it was after the last commit.
         """
         return update_photos(self._folder, self._retriever, paths, progress, options)
+
+    def forget_deleted(self, paths: Iterable[Path]) -> AddReport:
+        """Take out deleted files of folders without adding any, however many they are.
+
+        Parameters
+        ----------
+        paths : iterable of Path
+            Folders.
+
+        Returns
+        -------
+        AddReport
+            With the number of those that are ``gone``.
+        """
+        listing = list_for(self._folder, paths)
+        return forget_deleted(self._folder, listing, AddReport(0, 0, []), force=True)
 
     def start_over(self, retriever: "Blip2Retriever") -> list[Path]:
         """Take all photos out, for a model of other weights to embed them anew.

@@ -6,10 +6,12 @@ import pytest
 from PIL import ExifTags, Image
 
 from blip2.errors import UserError
-from demo.library import Library, library_folder, open_library, sample_photos
+from demo.library import Library, library_folder, sample_photos
+from demo.opening import open_library
 from demo.thumbnails import THUMBNAIL, Thumbnails
 from index import IndexFileError, PhotoIndex
 from tests.index.fake_retriever import FakeRetriever, paint
+from tests.index.old_index import make_old
 
 
 @pytest.fixture(autouse=True)
@@ -36,15 +38,54 @@ def test_a_folder_is_indexed_once(tmp_path, photos, retriever):
     assert names(library, "green")[0] == "new.png"
 
 
-def test_an_index_of_an_older_version_does_not_stand_in_the_way(
-    tmp_path, photos, retriever, monkeypatch
-):
-    monkeypatch.setattr("index.manifest.FORMAT", 1)
+def test_a_library_of_the_version_before_is_brought_up_to_date(tmp_path, photos, cache):
+    open_library(FakeRetriever(), tmp_path / "photos", None, tmp_path / "t")
+    (folder,) = (cache / "libraries").iterdir()
+    assert folder == library_folder(tmp_path / "photos", FakeRetriever().fingerprint)
+    make_old(folder)
+    retriever, said = FakeRetriever(), []
+    library, report = open_library(
+        retriever, tmp_path / "photos", None, tmp_path / "t", say=said.append
+    )
+    assert (len(library), report.added, report.renewed, retriever.embedded) == (3, 0, 0, 0)
+    assert said == [
+        "Photos are read differently since this index was made (turned upright once, in their own "
+        "colours): 0 of 3 are embedded anew."
+    ]
+
+
+def test_deleted_photos_are_forgotten_at_the_next_start(tmp_path, photos, retriever):
     open_library(retriever, tmp_path / "photos", None, tmp_path / "t")
-    monkeypatch.undo()
-    monkeypatch.setenv("BLIP2_CACHE", str(tmp_path / "cache"))
+    photos[1].unlink()
     library, report = open_library(retriever, tmp_path / "photos", None, tmp_path / "t")
-    assert (len(library), report.added) == (3, 3)
+    assert (report.gone, len(library)) == (1, 2)
+    assert library.search("red", 12, rerank=False).lost == []
+
+
+def test_a_library_that_has_moved_is_not_embedded_again(tmp_path, photos, retriever):
+    open_library(retriever, tmp_path / "photos", None, tmp_path / "t")
+    (tmp_path / "photos").rename(tmp_path / "moved")
+    paint(tmp_path / "moved" / "new.png", "green")
+    before = retriever.embedded
+    library, report = open_library(retriever, tmp_path / "moved", None, tmp_path / "t")
+    assert (report.added, len(library), retriever.embedded) == (4, 4, before + 1)
+    assert names(library, "red")[:2] == ["half.png", "red.png"]
+    (tmp_path / "link").symlink_to(tmp_path / "moved")
+    library, report = open_library(retriever, tmp_path / "link", None, tmp_path / "t")
+    assert (report.added, report.known, retriever.embedded) == (0, 4, before + 1)
+
+
+def test_most_of_a_library_is_forgotten_only_when_told_to(tmp_path, retriever):
+    top = tmp_path / "many"
+    for number in range(30):
+        path = paint(top / f"{number}.png", "red", size=2 * number + 2)
+    open_library(retriever, top, None, tmp_path / "t")
+    for path in sorted(top.iterdir())[:25]:
+        path.unlink()
+    library, report = open_library(retriever, top, None, tmp_path / "t")
+    assert (report.gone, report.doubted, len(library)) == (0, {top: 25}, 30)
+    assert library.forget_deleted() == 25
+    assert (len(library), library.report.doubted) == (5, {})
 
 
 def test_folders_and_models_have_an_index_each(tmp_path, cache):
