@@ -1,7 +1,6 @@
 """`python -m index`: build and search a library of photos on the command line."""
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -9,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from blip2.display import one_line as _printable
+from blip2.display import to_json
 from blip2.errors import UserError
 from index.arguments import DEFAULT_RETRIEVER, parser
 
@@ -247,13 +248,7 @@ def _load_retriever(name: str) -> "Blip2Retriever":
 
 
 def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2))
-
-
-def _printable(value: object) -> str:
-    """Show file names on one line, also those that are not Unicode."""
-    text = str(value).encode("utf-8", "backslashreplace").decode()
-    return text.replace("\n", "\\n").replace("\r", "\\r")
+    print(to_json(value, indent=2))
 
 
 _RUNS = {

@@ -18,7 +18,7 @@ from pathlib import Path
 from threading import Lock
 
 from index.manifest import IndexFileError
-from index.places import PhotoFile, Place, Where
+from index.places import LOOK_ALIKES, PhotoFile, Place, Where, plain_start
 
 NAME = "library.sqlite"
 
@@ -53,6 +53,8 @@ _SUMS = {
     "places": "checksum(rowid, path, photo, size, mtime_ns, added, removed)",
 }
 _UNDER = "(path = :name OR (path >= :inside AND path < :beyond))"
+_NEAR = "(path >= :first AND path < :beyond)"
+_WITH_LOOK_ALIKES = " OR ".join(f"instr(path, x'{c.encode().hex()}')" for c in LOOK_ALIKES)
 _PHOTOS = f"SELECT id FROM photos WHERE {_SEEN}"
 _PLACED = f"SELECT photo AS id FROM places WHERE {_SEEN}"
 
@@ -88,6 +90,19 @@ def _bounds(path: Path) -> dict[str, bytes]:
     return {"name": name, "inside": inside, "beyond": inside[:-1] + bytes([inside[-1] + 1])}
 
 
+def _near(where: Where) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """Conditions, with their values, that together hold for all files of a folder and few others.
+
+    The files may be in another normal form, but begin with the same plain letters; or they have
+    letters that only look plain, as the folder may have.
+    """
+    for folder in where.folders:
+        first = plain_start(folder)
+        yield _NEAR, {"first": first, "beyond": first[:-1] + bytes([first[-1] + 1])}
+        if set(LOOK_ALIKES.values()) & set(str(folder)):
+            yield f"({_WITH_LOOK_ALIKES})", {}
+
+
 class Reader:
     """Look-ups at one generation over one connection; threads take turns."""
 
@@ -118,9 +133,24 @@ class Reader:
         return [_place(*row) for row in rows]
 
     def places_under(self, path: Path) -> list[int]:
-        """Return the rows of a file, or of all files of a folder."""
+        """Return the rows of a file, or of all files of a folder.
+
+        Where nothing has this very name, what `Where` finds by its folder: names that are the same
+        in normal form, and those that it has without links.
+        """
         query = f"SELECT rowid FROM places WHERE {_UNDER} AND {_SEEN}"
-        return [row for (row,) in self._rows(query, **_bounds(path))]
+        if rows := self._rows(query, **_bounds(path)):
+            return [row for (row,) in rows]
+        where = Where(path)
+        found = self._files_near(where).items()
+        return [row for row, file in found if where.below_folder(os.fsdecode(file)) is not None]
+
+    def folders_under(self, top: Path) -> set[str]:
+        """Return the normalised names of the folders directly under one that hold photos."""
+        where = Where(top)
+        folders = {os.path.dirname(file) for file in self._files_near(where).values()}
+        below = (where.below_folder(os.fsdecode(folder)) for folder in folders)
+        return {rest.partition(os.sep)[0] for rest in below if rest}
 
     def photo_at(self, path: Path) -> int | None:
         """Return the id of the photo that a file holds, None if the file is not known."""
@@ -133,9 +163,11 @@ class Reader:
 
     def photos_where(self, where: Where) -> list[int]:
         """Return the ids of the photos that a search may look at, ascending."""
-        under, bounds = ("1", {}) if where.folder is None else (_UNDER, _bounds(where.folder))
-        columns = "photo, path, size, mtime_ns"
-        rows = self._whole("places", columns, under, **bounds)
+        columns, rows = "photo, path, size, mtime_ns", []
+        if where.folder is None:
+            rows = self._whole("places", columns, "1")
+        for condition, values in _near(where):
+            rows += self._whole("places", columns, condition, **values)
         return sorted({photo for photo, *place in rows if where.admits(_place(*place))})
 
     def photo_files(self) -> list[tuple[PhotoFile, int]]:
@@ -187,6 +219,14 @@ class Reader:
             query = f"SELECT COUNT(*) FROM {table} WHERE checked != {checksum}"
             if count := self._rows(query)[0][0]:
                 found.append(f"{count} rows of {table} are not what was written")
+        return found
+
+    def _files_near(self, where: Where) -> dict[int, bytes]:
+        """Rows and names of all files of a folder, and of some others; see `_near`."""
+        found: dict[int, bytes] = {}
+        for condition, values in _near(where):
+            query = f"SELECT rowid, path FROM places WHERE {condition} AND {_SEEN}"
+            found |= self._rows(query, **values)
         return found
 
     def _whole(self, table: str, columns: str, which: str, **values: object) -> list[tuple]:

@@ -8,6 +8,7 @@ import numpy as np
 
 from index.folder import IndexFolder
 from index.manifest import IndexFileError
+from index.places import normalised
 
 
 def describe(index: IndexFolder) -> dict:
@@ -118,4 +119,5 @@ def filled_folders(index: IndexFolder, top: Path) -> list[Path]:
     except OSError:
         return []
     with index.reading() as library:
-        return [top / name for name in names if library.places_under(top / name)]
+        filled = library.folders_under(top)
+    return [top / name for name in names if normalised(name) in filled]
