@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from blip2.display import one_line
 from blip2.errors import UserError
 
 EXAMPLE = """example:
@@ -37,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         serve(options)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("Stopped.")
@@ -262,7 +263,7 @@ def cannot_listen(host: str, port: int, error: OSError) -> str:
 
 def say(line: str) -> None:
     """Print a line of progress, at once even into a pipe."""
-    print(line, flush=True)
+    print(one_line(line), flush=True)
 
 
 @contextmanager

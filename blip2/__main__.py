@@ -5,11 +5,11 @@ nothing could be done. Each thing that went wrong is one line on the error strea
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from blip2.display import one_line, to_json
 from blip2.errors import UserError
 
 if TYPE_CHECKING:
@@ -101,10 +101,10 @@ def caption(options: argparse.Namespace) -> int:
             record["caption"] = model.caption(photo, instruction, num_beams=options.num_beams)
             record["model"] = model.name
         if options.json:
-            photos.write(json.dumps(record, ensure_ascii=False))
+            photos.write(to_json(record, ensure_ascii=False))
         elif "caption" in record:
             alone = len(options.photos) == 1
-            photos.write(record["caption"] if alone else f"{path}\t{record['caption']}")
+            photos.write(record["caption"] if alone else f"{one_line(path)}\t{record['caption']}")
     if failed == len(options.photos):
         return FAILED
     return SOME_FAILED if failed else 0
@@ -140,7 +140,7 @@ def ask(options: argparse.Namespace) -> int:
         "answer": answer,
         "model": model.name,
     }
-    print(json.dumps(record, ensure_ascii=False) if options.json else answer)
+    print(to_json(record, ensure_ascii=False) if options.json else answer)
     return 0
 
 
@@ -151,7 +151,7 @@ def _load(options: argparse.Namespace) -> "Blip2":
 
 
 def _report(error: UserError) -> None:
-    print(f"error: {error}", file=sys.stderr)
+    print(f"error: {one_line(error)}", file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:

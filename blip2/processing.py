@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 FORMATS: tuple[str, ...] = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 MAX_PIXELS = 100_000_000  # checked before decoding; decoded, such a photo takes 300 MB
 MAX_TEXT_CHARS = 2000
-SUFFIXES = frozenset(".jpg .jpeg .jpe .jfif .mpo .png .webp .gif .bmp .tif .tiff".split())
+SUFFIXES = frozenset([".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"])
 READING_VERSION = 2
 
 _READABLE = "JPEG, PNG, WebP, GIF, BMP or TIFF"

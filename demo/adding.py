@@ -5,6 +5,7 @@ from typing import Any
 
 import gradio as gr
 
+from blip2.display import one_line
 from blip2.errors import UserError
 from demo.events import MODEL_QUEUE
 from demo.failures import sentences
@@ -109,6 +110,7 @@ def report_html(added: int, known: int, refused: list[tuple[str, str]]) -> str:
     if refused:
         parts.append(f"{len(refused)} {'was' if len(refused) == 1 else 'were'} refused:")
     rows = "".join(
-        f"<li><b>{html.escape(name)}</b> {html.escape(reason)}</li>" for name, reason in refused
+        f"<li><b>{html.escape(one_line(name))}</b> {html.escape(one_line(reason))}</li>"
+        for name, reason in refused
     )
     return f"<p>{' '.join(parts)}</p>" + (f"<ul>{rows}</ul>" if rows else "")

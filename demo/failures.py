@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 import gradio as gr
 
+from blip2.display import one_line
 from blip2.errors import UserError
 
 
@@ -20,7 +21,7 @@ def sentences() -> Iterator[None]:
     except gr.Error:  # such as that of ZeroGPU, when a visitor has used up their share
         raise
     except UserError as error:
-        raise gr.Error(html.escape(str(error), quote=False), print_exception=False) from error
+        raise gr.Error(html.escape(one_line(error), quote=False), print_exception=False) from error
     except Exception as error:
         if lacks_memory(error):
             free_memory()
@@ -55,4 +56,4 @@ def free_memory() -> None:
 
 def notice_html(sentence: str) -> str:
     """Return a sentence as a notice; whatever it quotes stays text."""
-    return f'<p role="alert">{html.escape(sentence)}</p>'
+    return f'<p role="alert">{html.escape(one_line(sentence))}</p>'

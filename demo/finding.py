@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
+from blip2.display import one_line
 from demo.failures import notice_html, sentences
 from demo.library import Found, Library, Shown
 from demo.uploads import open_received, received_number, received_text
@@ -121,7 +122,7 @@ def caption(shown: Shown) -> str:
     if shown.hit.match is not None:
         score = f"{shown.hit.match:.0%} match"
     alike = f", {len(shown.alike)} more like it" if shown.alike else ""
-    return f"{score}{alike} · {shown.name}"  # the name last: a long one is cut
+    return f"{score}{alike} · {one_line(shown.name)}"  # the name last: a long one is cut
 
 
 def found_html(about: str, found: Found, size: int, took: float, filtered: bool) -> str:
@@ -162,7 +163,7 @@ def found_html(about: str, found: Found, size: int, took: float, filtered: bool)
 def first_items(library: Library, visitor: Visitor | None = None) -> Items:
     """Return the photos that are shown before a search."""
     first = library.first(visitor.uploads if visitor else None)
-    return [(str(path), name) for path, name in first]
+    return [(str(path), one_line(name)) for path, name in first]
 
 
 def size_html(library: Library, visitor: Visitor | None = None) -> str:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from blip2.errors import UserError
 from blip2.processing import clean_text
-from demo.filters import read_where
+from demo.filters import named_folders, read_where
 from demo.found import Found, Shown, judge_first, show_hits
 from demo.sources import library_folder, sample_photos
 from demo.thumbnails import Thumbnails
@@ -67,7 +67,7 @@ class Library:
         self._thumbnails = Thumbnails(thumbnails)
         self._first = list(first)
         self._photos = None if photos is None else Path(os.path.abspath(photos))
-        self._folders: tuple[int, list[str]] = (-1, [])
+        self._folders: tuple[int, dict[str, Path]] = (-1, {})
         self._temporary = None
         if scratch is None:
             self._temporary = tempfile.TemporaryDirectory(prefix="blip2-visits-")
@@ -286,22 +286,22 @@ class Library:
         return self._thumbnails.original(thumbnail)
 
     def folders(self) -> list[str]:
-        """Return the names of the folders directly under the indexed one that hold photos."""
-        from index.lookup import filled_folders
-
-        size = len(self)
-        if self._photos is not None and self._folders[0] != size:
-            found = filled_folders(self._index.folder, self._photos)
-            # A name that is no Unicode could not be sent to a browser.
-            names = [path.name for path in found if path.name.isprintable()]
-            self._folders = (size, names)
-        return self._folders[1]
+        """Return the displayed names of the folders directly under the indexed one with photos."""
+        return list(self._named_folders())
 
     def where(
         self, name: str = "", since: str = "", until: str = "", folder: str = ""
     ) -> "Where | None":
         """Read the controls that narrow a search; see `demo.filters.read_where`."""
-        return read_where(name, since, until, folder, self.folders(), self._photos)
+        return read_where(name, since, until, folder, self._named_folders())
+
+    def _named_folders(self) -> dict[str, Path]:
+        from index.lookup import filled_folders
+
+        size = len(self)
+        if self._photos is not None and self._folders[0] != size:
+            self._folders = (size, named_folders(filled_folders(self._index.folder, self._photos)))
+        return self._folders[1]
 
     def _show(
         self,

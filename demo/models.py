@@ -6,6 +6,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
 
+from blip2.display import one_line
 from blip2.errors import UserError
 from demo.failures import lacks_memory
 
@@ -34,7 +35,7 @@ class Models:
             Path(model.name).name if Path(model.name).is_dir() else model.name
             for model in (self.blip2, self.retriever)
         ]
-        return f"{' and '.join(names)} on {place_of(self.blip2)}"
+        return f"{one_line(' and '.join(names))} on {place_of(self.blip2)}"
 
 
 def place_of(model: "Blip2") -> str:

@@ -158,13 +158,13 @@ def check_photo(upload: Any, request: gr.Request, visitors: Visitors) -> tuple[A
         show the original, or none where it is refused; and the notice that says why.
     """
     try:
-        path, name = visitors.of(request).received(upload)
+        path, _ = visitors.of(request).received(upload)
         photo = open_received(path)
     except UserError as error:
         return None, gr.HTML(notice_html(str(error)), visible=True)
     if photo.info["format"] in _SHOWN_BY_BROWSERS:
         return gr.skip(), gr.HTML(visible=False)
-    copy = path.with_name(f"{Path(name).stem[:60]}-shown.png")
+    copy = path.with_name(f"{path.stem[:60]}-shown.png")
     photo.save(copy)
     return str(copy), gr.HTML(visible=False)
 

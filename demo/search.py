@@ -7,6 +7,7 @@ from typing import Any
 
 import gradio as gr
 
+from blip2.display import one_line
 from blip2.errors import UserError
 from demo import adding, words
 from demo.events import QUIET, RUNS_MODEL
@@ -187,7 +188,7 @@ def filter_controls(library: Library) -> list[gr.components.Component]:
         with gr.Row(elem_classes=["options", "filters"]):
             name = gr.Textbox(
                 label="File name",
-                info="* stands for anything",
+                info="Part of it; * stands for anything",
                 placeholder="IMG_*",
                 max_lines=1,
                 min_width=160,
@@ -280,7 +281,7 @@ def connect_choice(library: Library, gallery: gr.Gallery, actions: ResultActions
 
 
 def chosen_photo(library: Library, value: Any) -> tuple[Path, str]:
-    """Return the thumbnail and the name of a photo that was chosen in the gallery.
+    """Return the thumbnail and the displayed name of a photo that was chosen in the gallery.
 
     Parameters
     ----------
@@ -299,4 +300,4 @@ def chosen_photo(library: Library, value: Any) -> tuple[Path, str]:
     thumbnail = library.thumbnail_named(Path(path).name) if isinstance(path, str) else None
     if thumbnail is None:
         raise UserError("This photo is no longer here; search again.")
-    return thumbnail, library.original(thumbnail).name
+    return thumbnail, one_line(library.original(thumbnail).name)

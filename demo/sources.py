@@ -57,7 +57,8 @@ def library_folder(photos: Path | None, fingerprint: str) -> Path:
     place = str(photos.resolve()) if photos else "samples"
     name = re.sub(r"[^\w-]+", "-", photos.resolve().name if photos else "samples")[:40]
     key = f"{place}|{fingerprint}|3"  # once the format: kept, so that libraries keep their folders
-    digest = hashlib.sha256(key.encode(errors="replace")).hexdigest()[:16]
+    # Half a surrogate pair, which stands for a byte that is not UTF-8, keeps its own code.
+    digest = hashlib.sha256(key.encode(errors="surrogatepass")).hexdigest()[:16]
     return cache_dir() / "libraries" / f"{name}-{digest}"
 
 

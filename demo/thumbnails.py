@@ -1,6 +1,7 @@
 """Small copies of photos, the only thing of a library that the page ever serves."""
 
 import hashlib
+import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -55,8 +56,8 @@ class Thumbnails:
             state = path.stat()
         except OSError:
             raise PhotoError(f"The photo {path.name} is no longer there.") from None
-        key = f"{path}|{state.st_size}|{state.st_mtime_ns}"
-        name = f"{hashlib.sha256(key.encode(errors='replace')).hexdigest()}.jpg"
+        key = os.fsencode(path) + f"|{state.st_size}|{state.st_mtime_ns}".encode()
+        name = f"{hashlib.sha256(key).hexdigest()}.jpg"
         small = self._folder / name
         if not small.exists():
             photo = open_photo(path, enough=THUMBNAIL)

@@ -45,9 +45,11 @@ def received_file(upload: Any) -> tuple[Path, str]:
         given, address = upload.get("path"), str(upload.get("url"))
     if address.startswith("data:image/svg"):
         raise UserError("An SVG is drawn and no photo; send a JPEG, PNG or WebP instead.")
-    if not given or not isinstance(given, str) or "\0" in given:
-        raise UserError("The photo did not come as a file; upload it as a file.")
-    path, home = Path(given).resolve(), Path(get_upload_folder()).resolve()
+    home = Path(get_upload_folder()).resolve()
+    try:
+        path = Path(given).resolve() if isinstance(given, str) else home
+    except ValueError:  # a null byte, or half a surrogate pair that is no byte
+        path = home
     if home not in path.parents:
         raise UserError("The photo did not come as a file; upload it as a file.")
     name = Path(str(upload.get("orig_name") or given).replace("\\", "/")).name

@@ -1,13 +1,14 @@
 """`python -m index`: build and search a library of photos on the command line."""
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from blip2.display import one_line as _printable
+from blip2.display import to_json
 from blip2.errors import UserError
 from index.arguments import DEFAULT_RETRIEVER, parser
 from index.progress import progress_bar
@@ -283,7 +284,7 @@ def _load_retriever(name: str) -> "Blip2Retriever":
 
 
 def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2))
+    print(to_json(value, indent=2))
 
 
 def fingerprint_of(name: str) -> str | None:
@@ -292,12 +293,6 @@ def fingerprint_of(name: str) -> str | None:
 
     folder = EMBEDDED / name if (EMBEDDED / name).is_dir() else Path(os.path.expanduser(name))
     return fingerprint(folder) if (folder / "config.json").is_file() else None
-
-
-def _printable(value: object) -> str:
-    """Show file names on one line, also those that are not Unicode."""
-    text = str(value).encode("utf-8", "backslashreplace").decode()
-    return text.replace("\n", "\\n").replace("\r", "\\r")
 
 
 _RUNS = {

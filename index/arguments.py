@@ -107,8 +107,15 @@ def parser(runs: dict[str, Callable]) -> argparse.ArgumentParser:
         "--photo", metavar="PHOTO", type=Path, help="look for photos like this one instead"
     )
     only = search.add_argument_group("only some of the photos")
-    only.add_argument("--in", metavar="FOLDER", dest="folder", type=Path, help="files in it")
-    only.add_argument("--name", metavar="PATTERN", default="", help="file names, such as 'IMG_*'")
+    only.add_argument(
+        "--in", metavar="FOLDER", dest="folder", type=Path, help="files in it, through links, too"
+    )
+    only.add_argument(
+        "--name",
+        metavar="PATTERN",
+        default="",
+        help="file names as a shell has them, such as 'IMG_*'; * ? and [ab] are special",
+    )
     only.add_argument(
         "--since", metavar="DATE", type=_date, help="changed then or later, 2024-05-31"
     )

@@ -14,7 +14,7 @@ import numpy as np
 
 from blip2.errors import UserError
 from blip2.processing import PhotoError, open_photo
-from index.library import Reader
+from index.library_reader import Reader
 from index.manifest import file_sha256
 from index.places import PhotoFile
 

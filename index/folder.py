@@ -18,12 +18,13 @@ from blip2.processing import READING_VERSION
 from index import library as rows
 from index import manifest as manifests
 from index.embed import Embedded
-from index.library import Library, Reader
-from index.manifest import IndexBusyError, IndexFileError, Manifest
+from index.library import Library
+from index.library_reader import Reader
+from index.locking import LOCK, locked, written
+from index.manifest import IndexFileError, Manifest
 from index.places import PhotoFile
 from index.store import Embeddings, VectorStore, new_store, open_store
 
-LOCK = "write.lock"
 _VECTORS = re.compile(r"((embeddings|rows)-\d+\.npy|candidates-\d+\.faiss)(\.tmp)?")
 # What a `create` that was killed can have left.
 _BEGUN = {rows.NAME, f"{rows.NAME}-journal", LOCK, f"{manifests.NAME}.tmp"}
@@ -113,10 +114,10 @@ class IndexFolder:
             If there is an index or something else in it, or it cannot be written.
         """
         path = Path(os.path.abspath(path))
-        with _written(path, "could not be made"):
+        with written(path, "could not be made"):
             path.mkdir(parents=True, exist_ok=True)
             _refuse_taken(path)
-            with _locked(path):
+            with locked(path):
                 _refuse_taken(path)
                 for name in _BEGUN - {LOCK}:
                     (path / name).unlink(missing_ok=True)
@@ -328,7 +329,7 @@ class IndexFolder:
     @contextmanager
     def _changing(self) -> Iterator[State]:
         """Hold the lock, with the state as the last writer left it and no files of dead ones."""
-        with _written(self.path, "is as it was, since it could not be changed"), _locked(self.path):
+        with written(self.path, "is as it was, since it could not be changed"), locked(self.path):
             state = self.state()
             self._tidy(state.store)
             yield state
@@ -380,31 +381,6 @@ class Chosen:
 
     def __getitem__(self, some: slice) -> np.ndarray:
         return self.embeddings[self.rows[some]]
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    from filelock import FileLock, Timeout  # late: reading needs no lock
-
-    try:
-        with FileLock(folder / LOCK, timeout=manifests.BUSY_TIMEOUT):
-            yield
-    except Timeout as error:
-        raise IndexBusyError(
-            f"The index {folder} is busy: another process has been writing it for "
-            f"{manifests.BUSY_TIMEOUT:.0f} seconds; try again when it has finished."
-        ) from error
-
-
-@contextmanager
-def _written(folder: Path, what: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise IndexFileError(
-            f"The index {folder} {what} ({error.strerror or error}); "
-            "check disk space and permissions."
-        ) from error
 
 
 def _refuse_taken(folder: Path) -> None:

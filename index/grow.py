@@ -2,25 +2,22 @@
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from blip2.processing import READING_VERSION
-from blip2.reading_version import reading_differs
 from index.deletions import Deletions, find_deletions, was_deleted
 from index.embed import BATCH_SIZE, Elsewhere, Embedded, Reading, embed_files
 from index.folder import IndexFolder
 from index.listing import Listing, list_photos
 from index.report import AddReport
+from index.upgrade import file_mark, read_differently, stale_photos
 
 if TYPE_CHECKING:
     from blip2 import Blip2Retriever
 
 COMMITTED_AT_ONCE = 2048  # files
 COMMIT_SECONDS = 30.0  # what a kill may cost
-OLD_ENOUGH = 2  # times the encoder's side, to which version 1 decoded photos
 Progress = Callable[[int, int], None] | None
 
 
@@ -257,57 +254,8 @@ def changed_files(index: IndexFolder, files: Iterable[Path]) -> list[Path]:
     """Return the files that are not known with their size and date, in order."""
     with index.reading() as library:
         known = library.marks()
-    marks = [(path, _mark(path)) for path in files]
+    marks = [(path, file_mark(path)) for path in files]
     return [path for path, mark in marks if mark is None or known.get(os.fsencode(path)) != mark]
-
-
-def stale_photos(index: IndexFolder) -> list[tuple[int, Path]]:
-    """Return photos that were read by an earlier version, each with a file that is as it was."""
-    with index.reading() as library:
-        held = library.read_before(READING_VERSION)
-    found: dict[int, Path] = {}
-    for photo, place in held:
-        if photo not in found and _mark(place.path) == (place.size, place.mtime_ns):
-            found[photo] = place.path
-    return list(found.items())
-
-
-def read_differently(
-    index: IndexFolder,
-    retriever: "Blip2Retriever",
-    stale: Sequence[tuple[int, Path]],
-    say: Callable[[str], None] | None = None,
-) -> list[Path]:
-    """Return the files of those photos that would be read differently today; note the others.
-
-    Parameters
-    ----------
-    index : IndexFolder
-        Holds the photos.
-    retriever : Blip2Retriever
-        Its image encoder's side says at which size photos are decoded.
-    stale : sequence of (int, Path)
-        From `stale_photos`.
-    say : callable, optional
-        Gets a sentence on what will be done.
-    """
-    side = retriever.photo_side
-
-    def differs(path: Path) -> bool:
-        return reading_differs(path, OLD_ENOUGH * side, side, 1)
-
-    with ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="read-header") as pool:
-        answers = list(pool.map(differs, [path for _, path in stale]))
-    anew = [path for (_, path), other in zip(stale, answers, strict=True) if other]
-    if say:
-        say(
-            "Photos are read differently since this index was made (turned upright once, in their "
-            f"own colours): {len(anew):,} of {len(stale):,} are embedded anew."
-        )
-    same = [photo for (photo, _), other in zip(stale, answers, strict=True) if not other]
-    if same:
-        index.confirm_reading(same)
-    return anew
 
 
 def _commit(index: IndexFolder, retriever: "Blip2Retriever", embedded: Embedded) -> AddReport:
@@ -348,11 +296,3 @@ def _together(one: AddReport, other: AddReport) -> AddReport:
         notes=one.notes + other.notes,
         unusable=one.unusable + other.unusable,
     )
-
-
-def _mark(path: Path) -> tuple[int, int] | None:
-    try:
-        status = os.stat(path)
-    except OSError:  # whoever reads it says what is the matter
-        return None
-    return status.st_size, status.st_mtime_ns

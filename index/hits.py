@@ -96,8 +96,7 @@ def best_texts(
 
 def make_hit(photo: int, score: float, places: list[Place], where: Where | None) -> Hit:
     """A photo at the first of its files that is asked for and exists."""
-    fitting = [p for p in places if where.admits(p) and inside(p.path, where.folder)] \
-        if where else places  # fmt: skip
+    fitting = [place for place in places if where.admits(place)] if where else places
     there = [place for place in fitting if os.path.isfile(place.path)]
     place = (there or fitting)[0]
     moment = datetime.fromtimestamp(place.mtime_ns / 1e9, UTC).isoformat(timespec="seconds")

@@ -1,7 +1,6 @@
 """Folders listed: the photos in them, what is left out, and which folders are mount points."""
 
 import os
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -9,6 +8,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from blip2.processing import SUFFIXES
+from index.places import caseless
 
 # Recycle bins, thumbnails and the bookkeeping of NAS boxes and operating systems, whatever the
 # case. Names that begin with a dot (.Trash, .thumbnails) are left out with all hidden ones.
@@ -106,7 +106,7 @@ def list_photos(paths: Iterable[Path], exclude: Sequence[str] = ()) -> Listing:
     """
     listing = Listing()
     found: dict[Path, None] = {}
-    patterns = [_plain(pattern) for pattern in exclude if pattern.strip("/")]
+    patterns = [caseless(pattern) for pattern in exclude if pattern.strip("/")]
     above: set[Path] = set()
     for path in paths:
         root = resolve_root(path)
@@ -192,7 +192,7 @@ def _kept(
     for name in sorted(names):
         if name[0] == ".":
             continue
-        if _plain(name) in _NOT_PHOTOS or _matches(folder / name, root, patterns):
+        if caseless(name) in _NOT_PHOTOS or _matches(folder / name, root, patterns):
             listing.excluded.add(folder / name)
         else:
             kept.append(name)
@@ -202,16 +202,11 @@ def _kept(
 def _matches(path: Path, root: Path, patterns: list[str]) -> bool:
     if not patterns:
         return False
-    name, below = _plain(path.name), _plain(str(path.relative_to(root)))
+    name, below = caseless(path.name), caseless(str(path.relative_to(root)))
     return any(
         fnmatchcase(below if "/" in pattern.strip("/") else name, pattern.strip("/"))
         for pattern in patterns
     )
 
 
-def _plain(name: str) -> str:
-    """A name as it is compared: macOS stores other characters for the same letters."""
-    return unicodedata.normalize("NFC", name).casefold()
-
-
-_NOT_PHOTOS = frozenset(_plain(name) for name in NOT_PHOTOS)
+_NOT_PHOTOS = frozenset(caseless(name) for name in NOT_PHOTOS)

@@ -10,6 +10,7 @@ from blip2.processing import READING_VERSION
 from index.folder import IndexFolder
 from index.listing import resolve_root
 from index.manifest import IndexFileError
+from index.places import normalised
 
 
 def describe(index: IndexFolder) -> dict:
@@ -158,4 +159,5 @@ def filled_folders(index: IndexFolder, top: Path) -> list[Path]:
     except OSError:
         return []
     with index.reading() as library:
-        return [top / name for name in names if library.places_under(top / name)]
+        filled = library.folders_under(top)
+    return [top / name for name in names if normalised(name) in filled]

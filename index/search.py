@@ -245,7 +245,11 @@ class PhotoIndex:
         int
             Number of files taken out.
         """
-        return self._folder.commit(None, [Path(os.path.abspath(p)) for p in paths]).forgotten
+        named = [Path(os.path.abspath(path)) for path in paths]
+        with self._folder.reading() as library:
+            others = [path for path in named if not library.places_under(path)]
+            found = [file for path in others for file in library.files_under(path)]
+        return self._folder.commit(None, [*named, *found]).forgotten
 
     def search(
         self, text: str, k: int = 12, rerank: int = 0, where: Where | None = None

@@ -29,8 +29,6 @@ from index.grow import (
     changed_files,
     list_for,
     note_folders,
-    read_differently,
-    stale_photos,
     take_in,
 )
 from index.listing import list_photos
@@ -39,6 +37,7 @@ from index.places import PhotoFile
 from index.report import AddReport
 from index.search import PhotoIndex
 from index.store import VectorStore
+from index.upgrade import read_differently, stale_photos
 
 if TYPE_CHECKING:
     from blip2 import Blip2Retriever

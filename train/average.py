@@ -22,6 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from blip2.display import one_line
 from blip2.errors import UserError
 from train.command import exit_status
 
@@ -35,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(argv)
     weights = args.weights or [1.0] * len(args.models)
     average(args.models, weights, args.out)
-    print(f"the average of {len(args.models)} models is in {args.out}")
+    print(f"the average of {len(args.models)} models is in {one_line(args.out)}")
 
 
 def average(models: Sequence[str], weights: Sequence[float], out: Path) -> None:

@@ -16,13 +16,13 @@ Examples
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from blip2.display import one_line, to_json
 from blip2.errors import UserError
 from train.command import exit_status, positive
 from train.shards import Sample, ShardReport, find_shards, iter_samples
@@ -45,10 +45,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         captioner = Blip2.from_pretrained(args.captioner, device=args.device)
         retriever = Blip2Retriever.from_pretrained(args.retriever, device=args.device)
     for number, path in enumerate(todo, 1):
-        print(f"shard {number} of {len(todo)}: {path.name}", file=sys.stderr)
+        print(f"shard {number} of {len(todo)}: {one_line(path.name)}", file=sys.stderr)
         report = filter_shard(path, args.out, captioner, retriever, args)
-        print(f"{path.name}: {report.describe()}")
-    print(f"{len(todo)} shards written to {args.out}")
+        print(one_line(f"{path.name}: {report.describe()}"))
+    print(f"{len(todo)} shards written to {one_line(args.out)}")
 
 
 def filter_shard(
@@ -158,7 +158,7 @@ def _with_captions(
                 )  # fmt: skip
                 fields = {"image_id": sample.image_id, "captions": [*sample.captions, *kept],
                           "written": kept, "qa": sample.qa, "domain": sample.domain}  # fmt: skip
-                text = json.dumps({k: v for k, v in fields.items() if v}, ensure_ascii=False)
+                text = to_json({k: v for k, v in fields.items() if v}, ensure_ascii=False)
                 suffix = suffix_of(sample.image) or "jpg"
                 yield f"{number:09d}", {suffix: sample.image, "json": text.encode()}
                 number += 1

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from blip2.display import one_line
 from blip2.errors import UserError
 from train.config import Recipe, read_recipe
 
@@ -20,7 +21,7 @@ def exit_status(run: Callable[..., None]) -> Callable[..., int]:
         try:
             run(*arguments, **named)
         except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {one_line(error)}", file=sys.stderr)
             return 2
         return 0
 
@@ -77,7 +78,7 @@ def run_recipe(
         else:
             run(recipe)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("error: interrupted; the same command continues.", file=sys.stderr)

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from blip2.display import one_line
 from blip2.errors import UserError
 from train.command import exit_status, positive
 from train.shards import ShardReport, iter_samples
@@ -158,7 +159,7 @@ def embed_photos(
             try:
                 pixels[len(own) - 1] = retriever.preprocess(open_photo(sample.image))
             except PhotoError as error:
-                print(f"left as it is: {sample.image_id}: {error}", file=sys.stderr)
+                print(one_line(f"left as it is: {sample.image_id}: {error}"), file=sys.stderr)
             if len(pixels) == batch_size:
                 embed()
     embed()

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from blip2.display import one_line
 from blip2.errors import UserError
 from blip2.vision import ImageEncoder
 from train.features import FeatureCache, Pixels
@@ -267,7 +268,7 @@ class CaptionedPhotos:
             for number in list(self.features.broken)[known:]:
                 name, why = self.image_ids[number], self.features.broken[number]
                 self.report.leave_out(name, why)
-                tqdm.write(f"left out {name}: {why}")
+                tqdm.write(one_line(f"left out {name}: {why}"))
             rows = self._usable(rows)
         told = [self._told(row, turn) for row, turn in zip(chosen, turns, strict=True)]
         return Batch(

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from blip2.display import one_line
 from blip2.errors import UserError
 from train.anchors import find_anchors, verdict
 from train.breakdown import table
@@ -83,7 +84,7 @@ def main(argv: Sequence[str] | None = None, load: Load | None = None) -> None:
     for one in report["verdicts"]:
         why = "; ".join(one.get("differences", [f"{one['metric']} published {one['published']}"]))
         print(f"{one['anchor']}: {one['verdict']} ({why})")
-    print(f"report: {args.output}")
+    print(f"report: {one_line(args.output)}")
 
 
 def load_model(task: str, name: str, device: str | None) -> Any:

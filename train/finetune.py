@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from blip2.config import OBJECTIVES
+from blip2.display import one_line
 from blip2.errors import UserError
 from train.command import run_recipe
 from train.config import Recipe, model_config
@@ -58,7 +59,7 @@ def run(recipe: Recipe) -> None:
         save_checkpoint(trained, config, folder)
         if tokenizer:
             tokenizer.save(folder)
-        print(f"the fine-tuned model is in {folder}")
+        print(f"the fine-tuned model is in {one_line(folder)}")
 
 
 def task_stage(recipe: Recipe) -> int:

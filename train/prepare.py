@@ -23,6 +23,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from blip2.display import one_line, to_json
 from blip2.errors import UserError
 from train.command import exit_status, positive
 from train.shards import Sample, ShardReport, iter_files
@@ -50,9 +51,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 def tell(report: ShardReport, shards: Sequence[Path], summary: str) -> None:
     """Say what was left out on stderr, a summary, and how a recipe names the new shards."""
     for name, why in report.broken:
-        print(f"left out: {name}: {why}", file=sys.stderr)
+        print(one_line(f"left out: {name}: {why}"), file=sys.stderr)
     print(summary)
-    print(f"data: {shards[0].parent}/{shards[0].name.rpartition('-')[0]}-*.tar")
+    print(one_line(f"data: {shards[0].parent}/{shards[0].name.rpartition('-')[0]}-*.tar"))
 
 
 def hold_out(
@@ -273,7 +274,7 @@ def _files(sample: Sample, side: int) -> dict[str, bytes] | str:
         image, suffix = out.getvalue(), "jpg"
     fields = {"image_id": sample.image_id, "captions": sample.captions, "qa": sample.qa,
               "domain": sample.domain}  # fmt: skip
-    text = json.dumps({key: value for key, value in fields.items() if value}, ensure_ascii=False)
+    text = to_json({key: value for key, value in fields.items() if value}, ensure_ascii=False)
     return {suffix: image, "json": text.encode()}
 
 

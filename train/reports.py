@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import hashlib
 import importlib.metadata
-import json
 import os
 import platform
 import re
@@ -14,6 +13,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from blip2.display import to_json
 from blip2.errors import UserError
 
 PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "pillow", "pycocoevalcap")
@@ -100,7 +100,7 @@ def check_output(path: Path) -> None:
 
 def write_report(path: Path, report: dict) -> None:
     """Write a report as JSON, so that a reader sees the old file or the whole new one."""
-    text = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    text = to_json(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with aside.open("w", encoding="utf-8") as file:

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from blip2.display import displayable, one_line
 from blip2.errors import UserError
 
 IMAGE_KINDS = ("jpg", "jpeg", "png", "webp")
@@ -90,7 +91,7 @@ class ShardReport:
         """One line for a log: how many samples were read and what is wrong with the others."""
         line = f"{self.samples} samples from {len(self.shards)} sources"
         if self.broken:
-            where, why = self.broken[0]
+            where, why = map(one_line, self.broken[0])
             line += f", {len(self.broken)} left out as broken; the first is {where}: {why}"
         return line
 
@@ -255,7 +256,7 @@ def sample_of(fields: object, place: Place, with_image: bool = True, key: str = 
     if problem:
         return problem
     return Sample(
-        image_id=str(fields.get("image_id", key)),
+        image_id=displayable(fields.get("image_id", key)),
         image=place.read() if with_image else None,
         captions=fields.get("captions", []),
         qa=fields.get("qa", []),

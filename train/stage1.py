@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from blip2.display import one_line
 from blip2.errors import UserError
 from train.command import run_recipe
 from train.config import Recipe, pretraining_config
@@ -68,7 +69,7 @@ def run(recipe: Recipe) -> None:
     if PartialState().is_main_process:
         save_checkpoint(model, config, folder)
         tokenizer.save(folder)
-        print(f"the finished model is in {folder}")
+        print(f"the finished model is in {one_line(folder)}")
 
 
 def check(recipe: Recipe) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from blip2.config import OBJECTIVES
+from blip2.display import one_line
 from blip2.errors import UserError
 from train.command import run_recipe
 from train.config import Recipe, pretraining_config
@@ -91,7 +92,7 @@ def run(recipe: Recipe) -> None:
     folder = f"{recipe.output}/model"
     if PartialState().is_main_process:
         save_checkpoint(prompt, config, folder)
-        print(f"the finished model is in {folder}")
+        print(f"the finished model is in {one_line(folder)}")
 
 
 def fresh_parts(start: str) -> tuple[str, ...]:

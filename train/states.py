@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from blip2.cache import sync
+from blip2.display import one_line
 from blip2.errors import UserError
 from train.config import Recipe
 from train.sharding import like, whole
@@ -128,7 +129,7 @@ class Checkpoints:
         scheduler._last_lr = [group["lr"] for group in optimizer.param_groups]
         if self.accelerator.scaler:
             self.accelerator.scaler.load_state_dict(state["scaler"])
-        tqdm.write(f"continuing after step {state['step']} of {newest}")
+        tqdm.write(f"continuing after step {state['step']} of {one_line(newest)}")
         return state["step"]
 
     def load_mean(self, model: nn.Module) -> None:

@@ -1,6 +1,7 @@
 """`python -m blip2`: what is printed, where, and the exit status."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -71,6 +72,34 @@ def test_options_reach_the_model(photos, capsys, reader) -> None:
     assert main(["caption", "a.png", *options]) == 0
     assert capsys.readouterr().out == "30 wide, 'Where?', beams 5, é\n"
     assert reader.loads == [("x/y", "cpu")]
+
+
+def test_names_that_are_not_unicode_or_more_than_a_line(photos, capsys) -> None:
+    latin, lines, dashed = os.fsdecode(b"caf\xe9.png"), "a\tb\n.png", "-x.png"
+    for name in (latin, lines, dashed):
+        os.link("a.png", name)
+    missing = os.fsdecode(b"\xe8.png")
+    assert main(["caption", "--", latin, lines, dashed, missing]) == 1
+    out, err = capsys.readouterr()
+    assert [line.split("\t")[0] for line in out.splitlines()] == [
+        r"caf\xe9.png",
+        r"a\tb\n.png",
+        "-x.png",
+    ]
+    assert err == "error: The file \\xe8.png does not exist; check the path.\n"
+    assert main(["caption", "--json", latin, lines, f"./{dashed}", missing]) == 1
+    out, _ = capsys.readouterr()
+    records = [json.loads(line) for line in out.encode().splitlines()]
+    assert [record["photo"] for record in records] == [
+        r"caf\xe9.png",
+        "a\tb\n.png",
+        "./-x.png",
+        r"\xe8.png",
+    ]
+    assert records[-1]["error"] == r"The file \xe8.png does not exist; check the path."
+    assert main(["ask", "--json", "--", latin, "--what?"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["photo"], answer["question"]) == (r"caf\xe9.png", "--what?")
 
 
 def test_several_photos_print_a_line_each_and_load_once(photos, capsys, reader) -> None:

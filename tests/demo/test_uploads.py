@@ -26,6 +26,7 @@ def test_of_a_name_only_the_last_part_is_kept(sent, name, expected):
         "http://127.0.0.1/a.png",
         "a.png",
         "\0",
+        "{home}/\ud800",
     ],
 )
 def test_a_file_that_was_never_received_is_refused(sent, photos, tmp_path, path, meta):

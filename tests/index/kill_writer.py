@@ -20,8 +20,8 @@ from index import PhotoIndex, folder
 from tests.index.fake_retriever import FakeRetriever
 
 WRITING = tuple(
-    str(Path(folder.__file__).with_name(name))
-    for name in ("folder.py", "library.py", "manifest.py", "segment.py", "segment_store.py")
+    str(Path(folder.__file__).with_name(f"{name}.py"))
+    for name in ("folder", "library", "locking", "manifest", "segment", "segment_store")
 )
 
 

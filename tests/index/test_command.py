@@ -226,9 +226,9 @@ def test_names_that_are_not_unicode(run, tmp_path):
     paint(tmp_path / "photos" / "a.png", "red").rename(tmp_path / "photos" / name)
     assert run("build", tmp_path / "photos", "--out", tmp_path / "index")[0] == 0
     out = run("search", tmp_path / "index", "red")[1]
-    assert out.rstrip("\n").endswith(r"photos/caf\udce9\n.png")
+    assert out.rstrip("\n").endswith(r"photos/caf\xe9\n.png")
     found = json.loads(run("search", tmp_path / "index", "red", "--json")[1])
-    assert Path(found["hits"][0]["path"]) == tmp_path / "photos" / name
+    assert found["hits"][0]["path"] == f"{tmp_path}/photos/caf\\xe9\n.png"
 
 
 @pytest.mark.parametrize("command", ["build", "add", "remove", "search", "info", "verify"])

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from blip2.errors import UserError
-from train.reports import check_output, code_version, shorten, write_report
+from train.reports import check_output, code_version, describe_shards, shorten, write_report
 
 
 def test_an_output_that_cannot_be_written_is_said_before_the_work(tmp_path):
@@ -18,6 +18,16 @@ def test_an_output_that_cannot_be_written_is_said_before_the_work(tmp_path):
         check_output(tmp_path / "file" / "report.json")
     check_output(tmp_path / "new" / "report.json")
     assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_a_report_names_files_that_are_not_utf8(tmp_path):
+    latin = os.fsdecode(b"caf\xe9.tar")
+    (tmp_path / latin).write_bytes(b"shard")
+    report = {"shards": describe_shards([str(tmp_path / latin)]), "left_out": [{latin: "torn"}]}
+    write_report(tmp_path / "report.json", report)
+    written = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    assert written["shards"][0]["name"].endswith(r"/caf\xe9.tar")
+    assert written["left_out"] == [{r"caf\xe9.tar": "torn"}]
 
 
 def test_a_report_is_written_whole_or_not_at_all(tmp_path, monkeypatch):

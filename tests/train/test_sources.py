@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import subprocess
 import sys
 
@@ -192,6 +193,23 @@ def test_a_folder_becomes_shards_that_read_the_same(folder, tmp_path, capsys):
     assert "are there already" in capsys.readouterr().err
     assert prepare.main([str(folder), "--out", "."]) == 2
     assert "--out . names a folder alone" in capsys.readouterr().err
+
+
+def test_names_that_are_not_utf8_are_trained_on(tmp_path, capsys):
+    latin = tmp_path / os.fsdecode(b"caf\xe9")
+    write_photo(latin / os.fsdecode(b"a\xe8.jpg"))
+    (latin / os.fsdecode(b"a\xe8.txt")).write_text("a dog")
+    write_photo(latin / os.fsdecode(b"two\nlines\xe9.jpg"))
+    assert set(read(str(latin), ShardReport())) == {r"a\xe8"}
+    out = tmp_path / os.fsdecode(b"out\xe9") / "train"
+    assert prepare.main([str(latin), "--out", str(out)]) == 0
+    (sample,) = iter_samples(f"{out}-*.tar")
+    assert sample.image_id == r"a\xe8"
+    printed, said = capsys.readouterr()
+    assert printed.splitlines()[-1] == f"data: {tmp_path}/out\\xe9/train-*.tar"
+    assert r"left out: two\nlines\xe9.jpg: it has no .txt" in said
+    assert prepare.main([str(latin), "--out", str(out)]) == 2
+    assert r"/out\xe9/train-*.tar are there already" in capsys.readouterr().err
 
 
 def test_photos_are_decoded_and_scaled_and_the_bad_ones_named(folder, tmp_path, capsys):
