@@ -95,7 +95,7 @@ def main() -> None:
     held: set[str] = set()
     seen: Counter[str] = Counter()
     for number in range(kills):
-        before, after, what = follow(held, run(folder, number, draw.uniform(0, 0.16)))
+        before, after, what = follow(held, run(folder, number, draw.uniform(0, 0.3)))
         opened = PhotoIndex.open(folder / "index", FakeRetriever())
         opened.verify()
         with opened._folder.reading() as library:
