@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from blip2.errors import UserError
-from blip2.processing import open_photo
+from blip2.processing import SUFFIXES, open_photo
 from index.library import Reader
 from index.manifest import file_sha256
 from index.places import PhotoFile
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 
     from blip2 import Blip2Retriever
 
-# Of the formats that `open_photo` reads.
-_JPEG = {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"}
-SUFFIXES = frozenset(_JPEG | {".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
 BATCH_SIZE = 32
 DECODED = 2  # times the side that the model sees: what more a JPEG has is not worth its time
 
