@@ -11,3 +11,7 @@ class UserError(Exception):
 
 class AssetError(UserError):
     """A frozen part of mini that cannot be had, and how to bring it."""
+
+
+class PhotoError(UserError):
+    """A photo that cannot be used, and why."""

@@ -1,89 +1,116 @@
-"""Photos and words on their way into the model: opened safely, then turned into tensors."""
+"""Photos and words of users on their way into the model, opened safely or refused."""
 
 import io
-import math
-import random
-import struct
-from pathlib import Path
+import os
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile
 
-from blip2.errors import UserError
+from blip2.colour_profiles import to_srgb
+from blip2.errors import PhotoError, UserError
+from blip2.orientation import orientation_of, turn_upright
+from blip2.photo_formats import (
+    DAMAGE,
+    FORMATS,
+    SUFFIXES,
+    DamagedPhoto,
+    damaged,
+    open_image,
+)
+from blip2.photo_repair import END_MISSING, MOST_MISSING, missing_share, repaired_copies
+from blip2.photo_sources import opened
 
 if TYPE_CHECKING:
     import torch
 
-# The allow-list given to Pillow; MPO, the JPEG of two-lens cameras, comes with JPEG.
-FORMATS: tuple[str, ...] = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-MAX_PIXELS = 100_000_000  # checked before decoding; decoded, such a photo takes 300 MB
+__all__ = [
+    "FORMATS",
+    "MAX_PIXELS",
+    "MAX_TEXT_CHARS",
+    "READING_VERSION",
+    "SUFFIXES",
+    "PhotoError",
+    "clean_text",
+    "draft_scale",
+    "open_photo",
+]
+
+# Of how photos become pixels: raise it with every change after which a photo may look otherwise
+# to a model, and tell in `blip2.reading_version` which photos those are. An index embeds them anew.
+READING_VERSION: int = 2
+
+MAX_PIXELS = 100_000_000  # decoded at once; such a photo takes 400 MB
+MAX_REDUCED_PIXELS = 50_000_000  # what a larger JPEG is decoded at: with a copy 400 MB
 MAX_TEXT_CHARS = 2000
-SUFFIXES = frozenset([".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"])
-READING_VERSION = 2
-
-_READABLE = "JPEG, PNG, WebP, GIF, BMP or TIFF"
-# What Pillow's decoders raise on damaged files.
-DAMAGE = (OSError, SyntaxError, ValueError, struct.error)
-_UPRIGHT = {  # by the value of the EXIF tag Orientation
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 
-class PhotoError(UserError):
-    """A photo that cannot be used, and why."""
-
-
-def open_photo(source: str | Path | bytes | BinaryIO | Image.Image, enough: int = 0) -> Image.Image:
-    """Open a photo from anywhere as an upright, 8-bit RGB picture.
+def open_photo(
+    source: "str | os.PathLike[str] | bytes | BinaryIO | Image.Image | np.ndarray | torch.Tensor",
+    enough: int = 0,
+    max_pixels: int | None = None,
+) -> Image.Image:
+    """Open a photo from anywhere as an upright, 8-bit RGB picture in the colours of sRGB.
 
     The size is checked from the header, before any pixel is decoded. Of an animation the first
-    frame is taken, transparency is laid on white, 16-bit and float pictures are scaled to 8 bits.
+    frame is taken, of a HEIC file the primary image. An embedded colour profile is converted from,
+    transparency is laid on white, 16-bit, 32-bit and float pictures are scaled to 8 bits. Opening
+    an opened photo again changes nothing.
 
     Parameters
     ----------
-    source : str, Path, bytes, binary file or PIL image
-        Where the photo is. A binary file is read from where it stands to its end; the pixels of a
-        PIL image are not changed.
+    source : str, path, bytes, binary file, PIL image, np.ndarray or torch.Tensor
+        Where the photo is: a path, a ``data:`` URL, the content of a file, a binary file, which is
+        read from where it stands to its end, a PIL image, whose pixels are not changed, an array
+        ``[H, W]``, ``[H, W, 3]`` or ``[H, W, 4]``, or a tensor ``[3, H, W]``, both uint8 or floats
+        from 0 to 1. Nothing is fetched from an address.
     enough : int
-        A JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, as long as both sides have so many
-        pixels, which takes a fraction of the time; 0 for the whole.
+        A JPEG is decoded at the smallest of 1/1, 1/2, 1/4 and 1/8 of its size whose shorter side
+        still has so many pixels, which takes a fraction of the time; 0 for the whole. Where a
+        profile is converted from, other formats are scaled down likewise.
+    max_pixels : int, optional
+        Refuse a photo of more pixels even where it can be decoded at less than its size.
 
     Returns
     -------
     PIL.Image.Image
-        Mode "RGB", fully decoded, independent of the source. Where it was decoded at less than its
-        size, ``info["full_size"]`` is the width and the height of the whole.
+        Mode "RGB", fully decoded, independent of the source and without its metadata. ``info`` has
+        ``"format"``, Pillow's name of the file's format, where it was a file; ``"full_size"``, the
+        width and the height of the whole, where it was decoded at less; and ``"notes"``, a tuple of
+        sentences about what is damaged, where it was read nevertheless.
 
     Raises
     ------
     PhotoError
-        If it is missing, not a picture of a known format, damaged, or too large.
+        If it is missing, nothing that holds a photo, in another format, too damaged, or too large:
+        `MAX_PIXELS`, which JPEGs that are not progressive may exceed, as they can be decoded at
+        less than their size.
     """
-    if isinstance(source, Image.Image):
-        return _decode(source, "The given image")
-    if isinstance(source, (str, Path)):
-        path = Path(source)
+    with opened(source) as (content, name):
+        if isinstance(content, Image.Image):
+            return _copy(content, name)
         try:
-            file = path.open("rb")
-        except FileNotFoundError:
-            raise PhotoError(f"The file {path} does not exist; check the path.") from None
-        except IsADirectoryError:
-            raise PhotoError(f"{path} is a folder; give a photo in it instead.") from None
-        except OSError as error:
-            raise PhotoError(
-                f"The file {path} cannot be opened ({error.strerror}); check the path."
-            ) from error
-        with file:
-            return _read(file, f"The file {path}", enough)
-    data = source if isinstance(source, (bytes, bytearray, memoryview)) else source.read()
-    return _read(io.BytesIO(data), "The given photo", enough)
+            image, notes = _load(content, name, enough, max_pixels), ()
+        except DamagedPhoto as damage:
+            image, notes = _load_repaired(content, name, enough, max_pixels, damage)
+        return _finish(image, content, name, enough, notes)
+
+
+def draft_scale(size: tuple[int, int], enough: int) -> int:
+    """Return by what a JPEG's sides may be divided while decoding: 1, 2, 4 or 8.
+
+    Parameters
+    ----------
+    size : tuple of 2 int
+        Width and height of the whole, in pixels.
+    enough : int
+        As for `open_photo`.
+    """
+    shorter, pixels = min(size), size[0] * size[1]
+    scale = next((s for s in (8, 4, 2) if enough and shorter // s >= enough), 1)
+    while pixels > MAX_PIXELS and pixels > MAX_REDUCED_PIXELS * scale**2 and scale < 8:
+        scale *= 2
+    return scale
 
 
 def clean_text(text: str, what: str, default: str | None = None) -> str:
@@ -121,167 +148,115 @@ def clean_text(text: str, what: str, default: str | None = None) -> str:
     return default
 
 
-class PhotoTransform:
-    """Turn a photo into the pixels that an image encoder expects.
-
-    The whole photo is squeezed to the square, so nothing at its borders is lost.
-
-    Parameters
-    ----------
-    size : int
-        Side of the square, in pixels.
-    mean, std : tuple of 3 floats
-        Of the red, green and blue channel, in 0..255 units.
-    """
-
-    def __init__(
-        self,
-        size: int,
-        mean: tuple[float, float, float],
-        std: tuple[float, float, float],
-    ) -> None:
-        self.size = size
-        self.mean = np.asarray(mean, dtype=np.float32)
-        self.std = np.asarray(std, dtype=np.float32)
-
-    def __call__(self, image: Image.Image) -> "torch.FloatTensor":
-        """Return the normalised pixels of an RGB photo.
-
-        Parameters
-        ----------
-        image : PIL.Image.Image
-            As `open_photo` returns it.
-
-        Returns
-        -------
-        torch.FloatTensor
-            Shape [3, size, size].
-        """
-        return self._normalise(image.resize((self.size, self.size), Image.Resampling.BICUBIC))
-
-    def _normalise(self, image: Image.Image) -> "torch.FloatTensor":
-        import torch  # late: opening a photo needs no torch
-
-        pixels = (np.asarray(image, dtype=np.float32) - self.mean) / self.std  # [S, S, 3]
-        return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))  # [3, S, S]
-
-
-class TrainTransform(PhotoTransform):
-    """The same, through a random crop and a random mirror image.
-
-    The crop covers `SCALE` of the area and has a ratio of width to height within `RATIO`.
-    """
-
-    SCALE = (0.5, 1.0)
-    RATIO = (3 / 4, 4 / 3)
-
-    def __call__(self, image: Image.Image, rng: random.Random) -> "torch.FloatTensor":
-        """Return the normalised pixels of a random view of an RGB photo.
-
-        Parameters
-        ----------
-        image : PIL.Image.Image
-            As `open_photo` returns it.
-        rng : random.Random
-            Decides the view; the same state gives the same view.
-
-        Returns
-        -------
-        torch.FloatTensor
-            Shape [3, size, size].
-        """
-        side = (self.size, self.size)
-        box = self.crop_box(image.width, image.height, rng)
-        view = image.resize(side, Image.Resampling.BICUBIC, box=box)
-        if rng.random() < 0.5:
-            view = ImageOps.mirror(view)
-        return self._normalise(view)
-
-    def crop_box(self, width: int, height: int, rng: random.Random) -> tuple[int, int, int, int]:
-        """Draw a crop as (left, top, right, bottom), in pixels.
-
-        A photo too long or too high for the drawn crops gives, after ten tries, its largest
-        central crop of a permitted ratio.
-        """
-        for _ in range(10):
-            area = width * height * rng.uniform(*self.SCALE)
-            ratio = math.exp(rng.uniform(math.log(self.RATIO[0]), math.log(self.RATIO[1])))
-            w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
-            if 0 < w <= width and 0 < h <= height:
-                left, top = rng.randint(0, width - w), rng.randint(0, height - h)
-                return left, top, left + w, top + h
-        w = min(width, max(1, round(height * self.RATIO[1])))
-        h = min(height, max(1, round(width / self.RATIO[0])))
-        left, top = (width - w) // 2, (height - h) // 2
-        return left, top, left + w, top + h
-
-
-def _read(file: BinaryIO, name: str, enough: int = 0) -> Image.Image:
+def _load(file: BinaryIO, name: str, enough: int, max_pixels: int | None) -> ImageFile.ImageFile:
+    """Open and decode a file; ``info["full_size"]`` is its size, with what the header says."""
+    image = open_image(file, name)
+    size = image.size
+    # Only these need no memory for the whole: a progressive JPEG is kept in full while it decodes.
+    reducible = image.format in ("JPEG", "MPO") and not image.info.get("progressive")
+    _check_size(size, name, max_pixels if reducible else MAX_PIXELS)
     try:
-        image = Image.open(file, formats=FORMATS)
-    except Image.DecompressionBombError:  # Pillow's own limit is higher and comes first
-        raise PhotoError(
-            f"{name} has more than the permitted {MAX_PIXELS:,} pixels; make it smaller first."
-        ) from None
-    except UnidentifiedImageError:
-        if file.seek(0) == 0 and not file.read(1):
-            raise PhotoError(f"{name} is empty; choose another photo.") from None
-        raise PhotoError(f"{name} is not a picture; use {_READABLE}.") from None
+        scale = draft_scale(size, enough)
+        if scale > 1:
+            image.draft(None, (size[0] // scale, size[1] // scale))  # for JPEGs alone
+        if image.format == "TIFF":
+            # Before Pillow does, which would warn of a size that is checked above.
+            image.im = Image.core.new(image.mode, (image.tag_v2[256], image.tag_v2[257]))
+        image.load()
     except DAMAGE as error:
-        raise PhotoError(f"{name} is damaged or incomplete; choose another photo.") from error
-    with image:
-        return _decode(image, name, enough)
+        Image.Image.close(image)  # its pixels, not the file, which may be repaired
+        raise damaged(name) from error
+    image.info["full_size"] = size
+    return image
 
 
-def _decode(image: Image.Image, name: str, enough: int = 0) -> Image.Image:
-    width, height = full = image.size
+def _load_repaired(
+    file: BinaryIO, name: str, enough: int, max_pixels: int | None, damage: DamagedPhoto
+) -> tuple[ImageFile.ImageFile, tuple[str, ...]]:
+    """Decode what can be seen of a damaged photo, or raise the damage again."""
+    file.seek(0)
+    for data, note in repaired_copies(file.read()):
+        try:
+            image = _load(io.BytesIO(data), name, enough, max_pixels)
+        except DamagedPhoto:
+            continue
+        if image.format not in ("JPEG", "MPO"):
+            return image, (note,)
+        missing = missing_share(image, data)
+        if missing > MOST_MISSING:
+            break
+        if missing and note == END_MISSING:
+            note = f"The last {max(1, round(100 * missing))} % of its rows are missing."
+        return image, (note,)
+    raise damage
+
+
+def _finish(
+    image: ImageFile.ImageFile, file: BinaryIO, name: str, enough: int, notes: tuple[str, ...]
+) -> Image.Image:
+    """Turn what was decoded into the picture that `open_photo` returns."""
+    size, form = image.info["full_size"], image.format
+    orientation = orientation_of(image, file)
+    picture = _to_rgb(image, name, enough)
+    image.close()  # turning a large picture needs the room
+    info = {"format": form}
+    if picture.size != size:
+        info["full_size"] = size[::-1] if orientation >= 5 else size
+    if notes:
+        info["notes"] = notes
+    picture.info = info
+    turn_upright(picture, orientation)
+    return picture
+
+
+def _copy(image: Image.Image, name: str) -> Image.Image:
+    """Open what the caller opened already, leaving it as it is."""
+    _check_size(image.size, name, MAX_PIXELS)
+    try:
+        image.load()
+    except DAMAGE as error:
+        raise damaged(name) from error
+    orientation = orientation_of(image)
+    picture = _to_rgb(image, name)
+    picture.info = {}
+    turn_upright(picture, orientation)
+    return picture
+
+
+def _check_size(size: tuple[int, int], name: str, most: int | None) -> None:
+    width, height = size
     if not width or not height:
         raise PhotoError(f"{name} has no pixels; choose another photo.")
-    if width * height > MAX_PIXELS:
+    if most is not None and width * height > most:
         raise PhotoError(
-            f"{name} has {width:,} x {height:,} pixels, more than the permitted {MAX_PIXELS:,}; "
+            f"{name} has {width:,} x {height:,} pixels, more than the permitted {most:,}; "
             "make it smaller first."
         )
+
+
+def _to_rgb(image: Image.Image, name: str, enough: int = 0) -> Image.Image:
+    """Return a copy in mode "RGB" and the colours of sRGB."""
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+        profile = image.info.get("icc_profile")
+        image = Image.fromarray(_to_8bit(np.asarray(image), image.mode))
+        image.info["icc_profile"] = profile
+    shrink = max(1, min(image.size) // enough) if enough else 1
     try:
-        if enough:
-            image.draft(None, (enough, enough))  # does nothing but to a JPEG
-        image.load()
-    except (*DAMAGE, Image.DecompressionBombError) as error:
-        raise PhotoError(f"{name} is damaged or incomplete; choose another photo.") from error
-    try:
-        picture = _to_rgb(image)
+        picture = to_srgb(image, shrink)
+        if picture.mode in ("LA", "PA", "RGBA", "RGBa") or "transparency" in picture.info:
+            picture = picture.convert("RGBA")
+            picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+        if picture is image or picture.mode != "RGB":
+            picture = picture.convert("RGB")  # a copy, also where it is RGB already
+        return picture
     except ValueError as error:  # such as Lab, which Pillow reads but does not convert
         raise PhotoError(f"{name} has unusual colours ({image.mode}); save it as JPEG.") from error
-    orientation = _orientation(image)
-    turn = _UPRIGHT.get(orientation)
-    upright = picture if turn is None else picture.transpose(turn)
-    upright.info.pop("full_size", None)  # a PNG may have a text of this name
-    if image.size != full:
-        upright.info["full_size"] = full[::-1] if orientation in (5, 6, 7, 8) else full
-    return upright
-
-
-def _orientation(image: Image.Image) -> int:
-    """Read how the camera was held; a photo with damaged metadata counts as upright."""
-    try:
-        return image.getexif().get(ExifTags.Base.Orientation, 1)
-    except DAMAGE:
-        return 1
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        image = Image.fromarray(_to_8bit(np.asarray(image), image.mode))
-    if image.mode in ("LA", "PA", "RGBA", "RGBa") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")  # a copy, also where it is RGB already
 
 
 def _to_8bit(pixels: np.ndarray, mode: str) -> np.ndarray:
     """Scale by the range of the format; where that is open, by the brightest pixel's range."""
     pixels = np.nan_to_num(pixels.astype(np.float32), posinf=0.0)  # [H, W]
     brightest = float(pixels.max())
-    ranges = (1.0, 255.0, 65535.0) if mode == "F" else (65535.0,)
+    ranges = (1.0, 255.0, 65535.0) if mode in ("I", "F") else (65535.0,)
     full = next((limit for limit in ranges if brightest <= limit), brightest)
     return np.clip(pixels * (255.0 / full), 0, 255).round().astype(np.uint8)

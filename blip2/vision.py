@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from blip2.errors import UserError
-from blip2.processing import PhotoTransform, TrainTransform
+from blip2.transforms import PhotoTransform, TrainTransform
 
 IMAGE_ENCODERS: dict[str, Callable[[], ImageEncoder]] = {}
 ARCHITECTURES: dict[str, Callable[[], ImageEncoder]] = {}

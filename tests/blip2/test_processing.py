@@ -3,7 +3,6 @@
 import io
 import random
 import struct
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -11,44 +10,18 @@ import pytest
 from PIL import ExifTags, Image, PngImagePlugin
 
 from blip2.errors import UserError
-from blip2.processing import (
-    MAX_PIXELS,
-    MAX_TEXT_CHARS,
-    PhotoError,
-    clean_text,
-    open_photo,
+from blip2.processing import MAX_TEXT_CHARS, PhotoError, clean_text, open_photo
+from tests.helpers.photos import (
+    BLUE,
+    GREEN,
+    HEIGHT,
+    RED,
+    WHITE,
+    WIDTH,
+    assert_colours,
+    encoded,
+    quarters,
 )
-
-RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
-WIDTH, HEIGHT = 48, 32
-
-
-def quarters() -> Image.Image:
-    """Return 48 x 32 pixels: red top left, green top right, blue bottom left, white the rest."""
-    image = Image.new("RGB", (WIDTH, HEIGHT), WHITE)
-    image.paste(RED, (0, 0, WIDTH // 2, HEIGHT // 2))
-    image.paste(GREEN, (WIDTH // 2, 0, WIDTH, HEIGHT // 2))
-    image.paste(BLUE, (0, HEIGHT // 2, WIDTH // 2, HEIGHT))
-    return image
-
-
-def corners(image: Image.Image) -> list[tuple[int, int, int]]:
-    """Return the colours near the corners: top left, top right, bottom left, bottom right."""
-    x, y = image.width - 5, image.height - 5
-    return [image.getpixel(place) for place in ((4, 4), (x, 4), (4, y), (x, y))]
-
-
-def encoded(image: Image.Image, form: str, **options) -> bytes:
-    file = io.BytesIO()
-    image.save(file, form, **options)
-    return file.getvalue()
-
-
-def assert_colours(image: Image.Image, *expected: tuple[int, int, int], within: int = 0) -> None:
-    assert image.mode == "RGB"
-    assert len(expected) == 4
-    difference = np.abs(np.array(corners(image)) - np.array(expected)).max()
-    assert difference <= within, f"{corners(image)} instead of {expected}"
 
 
 @pytest.mark.parametrize(
@@ -83,34 +56,6 @@ def test_a_given_picture_is_copied() -> None:
     given = quarters()
     open_photo(given).paste(BLUE, (0, 0, WIDTH, HEIGHT))
     assert_colours(given, RED, GREEN, BLUE, WHITE)
-
-
-@pytest.mark.parametrize("form", ["PNG", "TIFF", "JPEG", "WEBP"])
-@pytest.mark.parametrize(
-    ("orientation", "expected"),
-    [  # where the stored corners red, green, blue, white belong, by the EXIF standard
-        (1, (RED, GREEN, BLUE, WHITE)),
-        (2, (GREEN, RED, WHITE, BLUE)),
-        (3, (WHITE, BLUE, GREEN, RED)),
-        (4, (BLUE, WHITE, RED, GREEN)),
-        (5, (RED, BLUE, GREEN, WHITE)),
-        (6, (BLUE, RED, WHITE, GREEN)),
-        (7, (WHITE, GREEN, BLUE, RED)),
-        (8, (GREEN, WHITE, RED, BLUE)),
-    ],
-)
-def test_exif_rotation_is_undone(form: str, orientation: int, expected: tuple) -> None:
-    exif = Image.Exif()
-    exif[ExifTags.Base.Orientation] = orientation
-    options = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True}}
-    photo = open_photo(encoded(quarters(), form, exif=exif, **options.get(form, {})))
-    assert photo.size == ((WIDTH, HEIGHT) if orientation < 5 else (HEIGHT, WIDTH))
-    assert_colours(photo, *expected, within=6 if form == "JPEG" else 0)
-
-
-def test_damaged_exif_counts_as_upright() -> None:
-    data = encoded(quarters(), "PNG", exif=b"Exif\x00\x00MM\x00*\x00\x00")
-    assert_colours(open_photo(data), RED, GREEN, BLUE, WHITE)
 
 
 def test_transparency_becomes_white() -> None:
@@ -197,13 +142,17 @@ def test_a_dark_sixteen_bit_photo_stays_dark() -> None:
     assert_colours(open_photo(encoded(Image.fromarray(pixels), "PNG")), *[(40, 40, 40)] * 4)
 
 
-@pytest.mark.parametrize("brightest", [1.0, 255.0, 5000.0])
-def test_float_pixels_are_scaled_by_their_range(brightest: float) -> None:
-    pixels = np.full((HEIGHT, WIDTH), brightest, np.float32)
-    pixels[: HEIGHT // 2, : WIDTH // 2] = np.nan
-    photo = open_photo(encoded(Image.fromarray(pixels), "TIFF"))
-    light = round(255 * brightest / 65535) if brightest == 5000.0 else 255
-    assert_colours(photo, (0, 0, 0), *[(light, light, light)] * 3)
+@pytest.mark.parametrize("brightest", [1, 255, 5000, 65535, 70_000])
+@pytest.mark.parametrize("kind", [np.float32, np.int32])
+def test_wide_pixels_are_scaled_by_their_range(brightest: int, kind: type) -> None:
+    """Float and 32-bit whole numbers, of which no file says what white is."""
+    pixels = np.full((HEIGHT, WIDTH), brightest, kind)
+    pixels[: HEIGHT // 2, : WIDTH // 2] = np.nan if kind is np.float32 else -7
+    light = round(255 * brightest / 65535) if brightest == 5000 else 255
+    given = Image.fromarray(pixels)
+    assert given.mode == ("F" if kind is np.float32 else "I")
+    for source in (given, encoded(given, "TIFF")):
+        assert_colours(open_photo(source), (0, 0, 0), *[(light, light, light)] * 3)
 
 
 @pytest.mark.parametrize("form", ["GIF", "WEBP", "PNG", "TIFF"])
@@ -213,18 +162,6 @@ def test_of_an_animation_the_first_frame_is_taken(form: str) -> None:
     data = encoded(quarters(), form, save_all=True, append_images=rest, **options)
     assert Image.open(io.BytesIO(data)).n_frames == 3
     assert_colours(open_photo(data), RED, GREEN, BLUE, WHITE)
-
-
-def test_not_a_picture(tmp_path: Path) -> None:
-    path = tmp_path / "notes.jpg"
-    path.write_text("These are my notes about the beach.")
-    with pytest.raises(PhotoError, match=r"notes\.jpg is not a picture; use JPEG, PNG"):
-        open_photo(path)
-
-
-def test_a_picture_of_a_format_that_is_not_allowed() -> None:
-    with pytest.raises(PhotoError, match=r"^The given photo is not a picture; use JPEG"):
-        open_photo(encoded(quarters(), "ICO"))
 
 
 def test_empty(tmp_path: Path) -> None:
@@ -271,44 +208,6 @@ def test_damaged_bytes_never_raise_anything_else() -> None:
     assert outcomes == {"RGB"}
     assert len(messages) >= 3
     assert all(message.startswith("The given photo ") for message in messages)
-
-
-def test_a_chunk_too_short_for_its_content() -> None:
-    data = encoded(quarters(), "PNG")
-    physical = b"pHYs" + b"\x00\x00"  # nine bytes are due
-    chunk = struct.pack(">I", 2) + physical + struct.pack(">I", zlib.crc32(physical))
-    with pytest.raises(PhotoError, match="is damaged or incomplete"):
-        open_photo(data[:33] + chunk + data[33:])  # right after the header
-
-
-def png_header(width: int, height: int) -> bytes:
-    """Return a PNG that claims a size and holds no pixel at all."""
-    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    data = b"IDAT"
-    chunks = (header, data, b"IEND")
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
-        for chunk in chunks
-    )
-
-
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-def test_too_many_pixels_are_refused_from_the_header() -> None:
-    # Above Pillow's own limit, and between ours and Pillow's.
-    with pytest.raises(PhotoError, match="more than the permitted 100,000,000 pixels; make it"):
-        open_photo(png_header(20_000, 20_000))
-    with pytest.raises(PhotoError, match="has 10,001 x 10,000 pixels, more than the permitted"):
-        open_photo(png_header(10_001, 10_000))
-    # At the limit the size is no matter: this one is refused for having no pixels to decode.
-    assert MAX_PIXELS == 10_000 * 10_000
-    with pytest.raises(PhotoError, match="is damaged or incomplete"):
-        open_photo(png_header(10_000, 10_000))
-
-
-def test_a_given_picture_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("blip2.processing.MAX_PIXELS", WIDTH * HEIGHT - 1)
-    with pytest.raises(PhotoError, match="The given image has 48 x 32 pixels"):
-        open_photo(quarters())
 
 
 def test_clean_text() -> None:

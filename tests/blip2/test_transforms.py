@@ -4,7 +4,7 @@ import random
 
 from PIL import Image
 
-from blip2.processing import PhotoTransform, TrainTransform
+from blip2.transforms import PhotoTransform, TrainTransform
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 
