@@ -48,7 +48,7 @@ def test_build_and_search(run, photos, tmp_path):
     assert (status, err) == (0, "")
     first, second = out.splitlines()
     assert first == "3 added, 0 known, 0 gone, 1 refused; the index holds 3 photos"
-    assert second.startswith(f"refused: {photos / 'bad.jpg'}: ") and "not a picture" in second
+    assert second.startswith(f"refused: {photos / 'bad.jpg'}: ") and "not in a format" in second
     status, out, _ = run("search", tmp_path / "index", "red", "--k", "2", "--rerank", "2")
     assert status == 0
     assert out.splitlines() == [
