@@ -155,7 +155,7 @@ def launch(options: argparse.Namespace, login: tuple[str, str] | None, scratch: 
             say,
         )
     say(f"{len(library):,} photos in the library, {report.added:,} of them new.")
-    for sentence in report.remarks():
+    for sentence in report.remarks(forget="the button in the page"):
         say(sentence)
     for path, reason in report.refused:
         say(f"Left out {path}: {reason}")

@@ -143,7 +143,7 @@ def found_html(about: str, found: Found, size: int, took: float, filtered: bool)
     """
     if not size:
         return "<p>The library is empty; add photos below.</p>"
-    if not found.shown and not found.lost and filtered:
+    if not found.shown and not found.lost and not found.away and filtered:
         return notice_html("No photo passes the filters; loosen or clear them.")
     line = f"<p>Best {len(found.shown)} of {size:,} photos {about}, found in {took:.2f} s</p>"
     if found.poor:
@@ -151,13 +151,23 @@ def found_html(about: str, found: Found, size: int, took: float, filtered: bool)
             '<p class="doubt" role="status">No good match: the model doubts that any photo here '
             "shows this. These come nearest.</p>"
         )
-    if not found.lost:
-        return line
-    names = ", ".join(found.lost[:5]) + (" and others" if len(found.lost) > 5 else "")
-    verb = "was" if len(found.lost) == 1 else "were"
-    return line + notice_html(
-        f"{names} matched too but {verb} deleted or damaged since the library was made."
-    )
+    if found.away:
+        verb = "is" if len(found.away) == 1 else "are"
+        line += notice_html(
+            f"{_some(found.away)} matched too but {verb} on a drive that is not connected."
+        )
+    if found.lost:
+        verb = "was" if len(found.lost) == 1 else "were"
+        line += notice_html(
+            f"{_some(found.lost)} matched too but {verb} deleted or damaged since the library was "
+            "made."
+        )
+    return line
+
+
+def _some(names: list[str]) -> str:
+    """The first few of many names."""
+    return ", ".join(names[:5]) + (" and others" if len(names) > 5 else "")
 
 
 def first_items(library: Library, visitor: Visitor | None = None) -> Items:

@@ -55,6 +55,8 @@ class Found:
         Best first.
     lost : list of str
         Names of photos that matched and can no longer be shown.
+    away : list of str
+        Names of those that matched and cannot be shown until their drive is back.
     best : float or None
         Of the probabilities by ITM of the best photos, the greatest; None where there was no text.
     fit : float or None
@@ -63,6 +65,7 @@ class Found:
 
     shown: list[Shown] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
+    away: list[str] = field(default_factory=list)
     best: float | None = None
     fit: float | None = None
 
@@ -172,5 +175,7 @@ def show_hits(
     end = len(ordered)
     if len(folded) == count:
         end = next(i for i, hit in enumerate(ordered) if hit.path == folded[-1].hit.path)
-    found.lost = [hit.path.name for hit in ordered[:end] if hit.missing or hit.path in broken]
+    unshown = [hit for hit in ordered[:end] if hit.missing or hit.path in broken]
+    found.lost = [hit.path.name for hit in unshown if not hit.away]
+    found.away = [hit.path.name for hit in unshown if hit.away]
     return found

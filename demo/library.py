@@ -202,9 +202,12 @@ class Library:
         else:
             path = self.original(Path(photo))
             kept = None if path is None else together.kept(path)
-            if kept is None:
+            if kept is not None:
+                known, query = kept
+            elif path is not None and path.is_file() and self._scratch not in path.parents:
+                query = self._index.retriever.embed_images([path])[0].numpy()  # it was edited
+            else:
                 raise UserError("This photo is no longer in the library; search again.")
-            known, query = kept
 
         def more(asked: int) -> list["Hit"]:
             return together.nearest(query, asked, where, known)
@@ -259,6 +262,11 @@ class Library:
                 f"{there:,} already; ask whoever runs it to remove some."
             )
         return add_copies(self._index, files, self._uploads, progress, known)
+
+    @property
+    def doubted(self) -> int:
+        """How many photos seem deleted and are kept, since they are most of the folder."""
+        return 0 if self.report is None else sum(self.report.doubted.values())
 
     def forget_deleted(self) -> int:
         """Take out the photos that are no longer in their folder, however many; see `index`.

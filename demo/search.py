@@ -9,7 +9,7 @@ import gradio as gr
 
 from blip2.display import one_line
 from blip2.errors import UserError
-from demo import adding, words
+from demo import adding, library_notes, words
 from demo.events import QUIET, RUNS_MODEL
 from demo.failures import sentences
 from demo.finding import MAX_SHOWN, Filters, Items, find, find_similar, first_items, size_html
@@ -163,6 +163,7 @@ def build(
             **QUIET,
         )
     connect_choice(library, gallery, actions)
+    library_notes.build(library, visitors, gallery, status)
     with gr.Accordion("Which words fit the photo?", open=False, elem_id="search-words"):
         words.build(models, panel, visitors)
     with gr.Accordion("Add photos", open=False, elem_id="search-add"):

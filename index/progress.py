@@ -55,7 +55,7 @@ class _Lines:
             return
         self._told = now
         rate = done / (now - self._began)
-        left = f", {(total - done) / rate / 60:.0f} minutes left" if rate else ""
+        left = f", {(total - done) / rate / 60:.1f} min left" if rate else ""
         print(
             f"{done:,} of {total:,} photos, {rate:.1f} a second{left}",
             file=self._stream,

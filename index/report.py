@@ -41,25 +41,29 @@ class AddReport:
     unusable: list[Path] = field(default_factory=list)
     not_read: dict[str, int] = field(default_factory=dict)
 
-    def remarks(self) -> list[str]:
-        """Return a sentence for each thing that is neither an addition nor a refusal."""
+    def remarks(self, forget: str = "--forget") -> list[str]:
+        """Return sentences on what is kept although it is not there, and on what is not read.
+
+        Parameters
+        ----------
+        forget : str
+            What forgets photos that are kept although they seem deleted.
+        """
         said = []
-        if self.renewed:
-            said.append(
-                f"{_photos(self.renewed)} embedded anew, as photos are read differently now."
-            )
         if self.away:
+            files = "file is" if self.away == 1 else "files are"
             said.append(
-                f"{self.away:,} {'file is' if self.away == 1 else 'files are'} away with the drive "
-                "or folder and kept in the index until it is back."
+                f"{self.away:,} {files} on a drive or in a folder that is away, and kept until it "
+                "is back."
             )
         for root, photos in self.doubted.items():
             said.append(
-                f"{_photos(photos)} of {root} are no longer there, which is most of it; they are "
-                "kept, and --forget forgets them if they were deleted on purpose."
+                f"{photos:,} photos of {root} are no longer there, which is most of it; they are "
+                f"kept, and {forget} forgets them if they were deleted on purpose."
             )
         if self.not_read:
-            said.append(f"{count_suffixes(self.not_read)} were left out: not read here.")
+            verb = "was" if sum(self.not_read.values()) == 1 else "were"
+            said.append(f"{count_suffixes(self.not_read)} {verb} left out: not read here.")
         return said
 
 
@@ -67,7 +71,3 @@ def count_suffixes(numbers: dict[str, int]) -> str:
     """Return numbers of files by suffix in words, such as "2 .cr2, 14 .mp4", the fewest first."""
     ordered = sorted(numbers.items(), key=lambda item: (item[1], item[0]))
     return ", ".join(f"{n:,} {suffix or 'without a suffix'}" for suffix, n in ordered)
-
-
-def _photos(number: int) -> str:
-    return f"{number:,} photo{'s' * (number != 1)}"

@@ -6,7 +6,9 @@ import pytest
 from PIL import ExifTags, Image
 
 from blip2.errors import UserError
+from demo.finding import found_html
 from demo.library import Library, library_folder, sample_photos
+from demo.library_notes import forget_label, notes_html
 from demo.opening import open_library
 from demo.thumbnails import THUMBNAIL, Thumbnails
 from index import IndexFileError, PhotoIndex
@@ -84,8 +86,10 @@ def test_most_of_a_library_is_forgotten_only_when_told_to(tmp_path, retriever):
         path.unlink()
     library, report = open_library(retriever, top, None, tmp_path / "t")
     assert (report.gone, report.doubted, len(library)) == (0, {top: 25}, 30)
+    assert forget_label(library) == "Forget 25 photos"
+    assert "the button below forgets them" in notes_html(library)
     assert library.forget_deleted() == 25
-    assert (len(library), library.report.doubted) == (5, {})
+    assert (len(library), library.doubted, notes_html(library)) == (5, 0, "")
 
 
 def test_folders_and_models_have_an_index_each(tmp_path, cache):
@@ -145,6 +149,28 @@ def test_a_deleted_photo_is_named_and_the_others_are_shown(library, photos):
 def test_a_photo_damaged_since_is_named_too(library, photos):
     photos[2].write_bytes(b"no picture any more")
     assert library.search("blue", 12, rerank=False).lost == ["blue.png"]
+
+
+def test_an_edited_photo_is_read_again_for_similar_ones(library, photos):
+    small = library.thumbnail(photos[1])
+    paint(photos[1], "blue", size=32)
+    assert library.similar(small, 2).shown[0].name == "half.png"
+
+
+def test_photos_on_a_drive_that_is_away_are_not_called_damaged(tmp_path, photos, retriever):
+    library, _ = open_library(retriever, tmp_path / "photos", None, tmp_path / "t")
+    (tmp_path / "photos").rename(tmp_path / "away")
+    (tmp_path / "photos").mkdir()
+    library, report = open_library(retriever, tmp_path / "photos", None, tmp_path / "t")
+    assert report.away == 3
+    found = library.search("red", 12, rerank=False)
+    assert (found.shown, found.lost) == ([], []) and len(found.away) == 3
+    said = found_html("for red", found, 3, 0.1, filtered=False)
+    assert (
+        "half.png, red.png, blue.png matched too but are on a drive that is not connected" in said
+    )
+    assert "damaged" not in said
+    assert "3 files are on a drive or in a folder that is away" in notes_html(library)
 
 
 def test_reranking_changes_the_order_and_gives_probabilities(library):
