@@ -11,8 +11,9 @@ import pytest
 
 from blip2.errors import UserError
 from index import PhotoIndex
+from index.grow import UpdateOptions
 from index.listing import list_photos
-from index.split import Share, _embed_share, _folder, _put_together, _told
+from index.split import Share, _embed_share, _folder, _put_together, _told, build_share
 from tests.index.fake_retriever import COLOURS, FakeRetriever, paint
 
 ROOT = Path(__file__).parents[2]
@@ -89,6 +90,38 @@ def test_two_processes_give_the_index_of_one(many, tmp_path, retriever):
     report = alone.update([many])
     assert (told["known"], told["photos"]) == (report.known, len(alone))
     assert found(PhotoIndex.open(tmp_path / "split", retriever)) == found(alone)
+
+
+def test_a_drive_that_is_away_is_no_deletion(many, tmp_path, retriever):
+    """By one process, which does all that the first of several does."""
+
+    def share(**options):
+        alone, made = Share(0, 1), ("auto", None)
+        how = UpdateOptions(**options)
+        return build_share(tmp_path / "split", [many], alone, retriever, made, options=how)
+
+    assert share().added == 32
+    many.rename(tmp_path / "drive")
+    many.mkdir()
+    report = share()
+    assert (report.gone, report.away, len(PhotoIndex.open(tmp_path / "split", None))) == (0, 33, 32)
+    many.rmdir()
+    (tmp_path / "drive").rename(many)
+    for number in range(24):
+        (many / "more" / f"{number:02}.png").unlink()
+    report = share()
+    assert (report.gone, report.doubted, report.known) == (0, {many: 24}, 9)
+    assert share(forget=True).gone == 24
+    assert len(PhotoIndex.open(tmp_path / "split", None)) == 8
+
+
+def test_an_unreadable_file_takes_its_photo_out(many, tmp_path, retriever):
+    for content, found in ((None, (32, 0)), (b"no photo", (0, 1))):
+        if content:
+            (many / "more" / "05.png").write_bytes(content)
+        report = build_share(tmp_path / "split", [many], Share(0, 1), retriever)
+        assert (report.added, report.gone) == found
+    assert "05.png" in {path.name for path, _ in report.refused}
 
 
 def test_a_process_that_dies(many, tmp_path, retriever):
