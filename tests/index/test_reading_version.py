@@ -13,6 +13,7 @@ from index.__main__ import main
 from index.folder import OtherWeightsError
 from index.grow import UpdateOptions
 from index.manifest import Manifest
+from index.split import Share, build_share
 from tests.index.fake_retriever import FakeRetriever, paint
 from tests.index.old_index import make_old
 
@@ -142,3 +143,10 @@ def test_an_index_of_other_weights_is_refused_by_search_and_rebuilt_by_build(
     assert status == 0 and "white.png" in told
     assert run("verify", out)[0] == 0
     assert run("build", photos, "--out", out)[1].startswith("0 added, 3 known")
+
+
+def test_a_split_build_brings_an_old_index_up_to_date(old, photos, retriever):
+    report = build_share(old, [photos], Share(0, 1), retriever)
+    assert (report.added, report.renewed, report.known, retriever.embedded) == (0, 1, 5, 1)
+    index = PhotoIndex.open(old, retriever)
+    assert versions(index) == [READING_VERSION] * 4 and index.verify() == []
