@@ -189,7 +189,7 @@ def filter_controls(library: Library) -> list[gr.components.Component]:
         with gr.Row(elem_classes=["options", "filters"]):
             name = gr.Textbox(
                 label="File name",
-                info="Part of it; * stands for anything",
+                info="* stands for anything",
                 placeholder="IMG_*",
                 max_lines=1,
                 min_width=160,

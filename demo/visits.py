@@ -216,10 +216,12 @@ def keep_copy(path: Path, name: str, folder: Path) -> Path:
     UserError
         If the photo cannot be used.
     """
+    from index.places import normalised
+
     for copy in sorted(folder.glob("[!.]*.jpg")):
         return copy
     photo = open_received(path)
-    stem = re.sub(r"[^\w-]+", "-", Path(name).stem).strip("-")[:60] or "photo"
+    stem = re.sub(r"[^\w-]+", "-", normalised(Path(name).stem)).strip("-")[:60] or "photo"
     kept = folder / f"{stem}.jpg"
     write_jpeg(photo, kept, LONGEST, QUALITY)
     return kept

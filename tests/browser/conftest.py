@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -26,31 +27,39 @@ ANSWER = 60_000  # milliseconds that an answer may take
 expect.set_options(timeout=20_000)  # a busy machine takes its time with what comes at once, too
 
 
-@pytest.fixture(scope="session")
-def address(tmp_path_factory) -> Iterator[str]:
-    """Where the page is: one already running, or one started as its users start it."""
-    if running := os.environ.get("BLIP2_DEMO_URL"):
-        yield running.rstrip("/")
-        return
+@contextmanager
+def serve(place: Path, *flags: str) -> Iterator[tuple[str, Path]]:
+    """Start the page as its users start it; gives its address and the file of what it prints."""
     with socket.socket() as trial:
         trial.bind(("127.0.0.1", 0))
         port = trial.getsockname()[1]
-    place = tmp_path_factory.mktemp("page")
     log = place / "log.txt"
     command = [sys.executable, "app.py", "--port", str(port), "--index", str(place / "index")]
     with log.open("w") as output:
-        server = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
+        server = subprocess.Popen(
+            [*command, *flags], cwd=ROOT, stdout=output, stderr=subprocess.STDOUT
+        )
     try:
         deadline = time.monotonic() + START
         while f"Open http://127.0.0.1:{port}" not in log.read_text():
             assert server.poll() is None, f"app.py ended: {log.read_text()}"
             assert time.monotonic() < deadline, f"app.py does not start: {log.read_text()}"
             time.sleep(0.2)
-        yield f"http://127.0.0.1:{port}"
+        yield f"http://127.0.0.1:{port}", log
         assert "Traceback" not in log.read_text(), log.read_text()
     finally:
         server.terminate()
         server.wait(timeout=90)  # a busy machine takes its time
+
+
+@pytest.fixture(scope="session")
+def address(tmp_path_factory) -> Iterator[str]:
+    """Where the page is: one already running, or one started as its users start it."""
+    if running := os.environ.get("BLIP2_DEMO_URL"):
+        yield running.rstrip("/")
+        return
+    with serve(tmp_path_factory.mktemp("page")) as (started, _):
+        yield started
 
 
 @pytest.fixture(scope="session")

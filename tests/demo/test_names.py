@@ -208,6 +208,7 @@ def test_uploads_of_any_name_are_kept_and_shown(name, tmp_path, sent):
     assert copy.parent == tmp_path / "copies" and copy.is_file()
     assert len(os.fsencode(copy.name)) <= 255 and copy.suffix == ".jpg"
     assert copy.name.isprintable()
+    assert name != DECOMPOSED or copy.name == f"{COMPOSED}.jpg"
     upload = sent("scan.tiff") | {"orig_name": f"{name}.tiff"}
     shown, notice = check_photo(upload, SimpleNamespace(session_hash="ann"), Visitors())
     assert notice.visible is False and Image.open(shown).format == "PNG"

@@ -205,3 +205,11 @@ def test_links_on_the_way_to_a_folder(run, found, tmp_path):
     assert (status, json.loads(text)["removed"]) == (0, 1)
     status, text, _ = run("remove", out, real / "inner", "--json")  # not what it leads to
     assert json.loads(text)["removed"] == 1 and found(out) >= {str(elsewhere)}
+
+
+def test_help_says_how_names_are_compared(capsys):
+    with pytest.raises(SystemExit):
+        main(["search", "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "file names as a shell has them, such as 'IMG_*'; * ? and [ab] are special" in said
+    assert "files in it, through links, too" in said
