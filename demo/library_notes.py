@@ -8,18 +8,22 @@ import html
 import gradio as gr
 
 from blip2.display import one_line
-from demo.events import MODEL_QUEUE
+from demo.events import MODEL_QUEUE, QUIET
 from demo.failures import sentences
 from demo.finding import Items, first_items, size_html
 from demo.library import Library
 from demo.visitors import Visitors
 
 
-def build(library: Library, visitors: Visitors, gallery: gr.Gallery, status: gr.HTML) -> None:
+def build(
+    page: gr.Blocks, library: Library, visitors: Visitors, gallery: gr.Gallery, status: gr.HTML
+) -> None:
     """Lay out the notes and the button, and connect it.
 
     Parameters
     ----------
+    page : gr.Blocks
+        The page around them.
     library : Library
         Knows what it lacks.
     visitors : Visitors
@@ -30,30 +34,25 @@ def build(library: Library, visitors: Visitors, gallery: gr.Gallery, status: gr.
     if visitors.private:
         return
     notes = gr.HTML(
-        notes_html(library),
-        visible=bool(notes_html(library)),
+        visible=False,
         label="What the library lacks",
         elem_id="library-notes",
-        elem_classes="notice",
+        elem_classes="meta",
     )
-    button = gr.Button(
-        forget_label(library),
-        visible=library.doubted > 0,
-        size="sm",
-        elem_id="library-forget",
-    )
+    button = gr.Button(visible=False, size="sm", elem_id="library-forget")
+
+    def show() -> tuple[gr.HTML, gr.Button]:
+        text = notes_html(library)
+        label = forget_label(library)
+        return gr.HTML(text, visible=bool(text)), gr.Button(label, visible=library.doubted > 0)
 
     def forget() -> tuple[gr.HTML, gr.Button, Items, str]:
         """Forget photos of the library that are no longer there."""
         with sentences():
             library.forget_deleted()
-            text = notes_html(library)
-            return (
-                gr.HTML(text, visible=bool(text)),
-                gr.Button(forget_label(library), visible=library.doubted > 0),
-                first_items(library),
-                size_html(library),
-            )
+            return (*show(), first_items(library), size_html(library))
+
+    page.load(show, None, [notes, button], **QUIET)
 
     button.click(
         forget,

@@ -163,7 +163,7 @@ def build(
             **QUIET,
         )
     connect_choice(library, gallery, actions)
-    library_notes.build(library, visitors, gallery, status)
+    library_notes.build(page, library, visitors, gallery, status)
     with gr.Accordion("Which words fit the photo?", open=False, elem_id="search-words"):
         words.build(models, panel, visitors)
     with gr.Accordion("Add photos", open=False, elem_id="search-add"):

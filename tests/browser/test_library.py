@@ -71,5 +71,8 @@ def test_what_the_library_lacks_is_said_and_deleted_photos_are_forgotten(
     }  # fmt: skip
     small = visit(390, "dark")
     show_tab(small, "Search")
-    expect(small.locator("#library-notes")).to_contain_text("not read here")
+    expect(small.locator("#library-notes")).to_have_text(
+        "1 .cr2, 2 .mov were left out: not read here."
+    )
+    expect(small.locator("#library-forget")).to_be_hidden()
     photograph(small, "library-390-dark")
