@@ -103,8 +103,8 @@ class Thumbnails:
         """Delete the thumbnails of all photos of a folder."""
         for name, path in list(self._originals.items()):
             if folder in path.parents:
+                self._originals.pop(name, None)  # before: a thread may be making it again
                 (self._folder / name).unlink(missing_ok=True)
-                self._originals.pop(name, None)
 
 
 def write_jpeg(photo: Image.Image, path: Path, longest: int, quality: int) -> None:

@@ -46,7 +46,7 @@ def _bounds(path: Path) -> dict[str, bytes]:
 
 
 def _near(where: Where) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """Conditions, with their values, that together hold for all files of a folder and few others.
+    """Conditions with their values: all files of a folder meet one, and few other files do.
 
     The files may be in another normal form, but begin with the same plain letters; or they have
     letters that only look plain, as the folder may have.

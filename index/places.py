@@ -149,7 +149,7 @@ def plain_start(path: Path) -> bytes:
 
 
 def spellings(path: Path) -> list[Path]:
-    """Return all paths to a file or folder that come of resolving the links in a prefix of its own.
+    """Return a path as it is, and with the links in each of its prefixes resolved.
 
     Parameters
     ----------

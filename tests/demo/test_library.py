@@ -347,6 +347,26 @@ def test_thumbnails_are_made_once_and_again_when_they_are_cleared_away(tmp_path,
     assert thumbnails.make(photos[0]).exists()
 
 
+def test_a_thumbnail_that_is_made_again_while_it_is_forgotten_can_be_forgotten(
+    tmp_path, photos, monkeypatch
+):
+    """As by a search that was at work when its visit ended; it forgets what it made, too."""
+    thumbnails, unlink = Thumbnails(tmp_path / "t"), Path.unlink
+    small = thumbnails.make(photos[0])
+
+    def unlink_and_make(path: Path, missing_ok: bool = False) -> None:
+        unlink(path, missing_ok)
+        if path == small:
+            monkeypatch.setattr(Path, "unlink", unlink)
+            thumbnails.make(photos[0])
+
+    monkeypatch.setattr(Path, "unlink", unlink_and_make)
+    thumbnails.forget(photos[0].parent)
+    assert small.exists()
+    thumbnails.forget(photos[0].parent)
+    assert not small.exists()
+
+
 def test_the_first_photos_are_those_of_the_folder_and_new_uploads(library, photos, sent):
     assert [name for _, name in library.first()] == ["half.png", "red.png", "blue.png"]
     for name, colour in (("a.png", "green"), ("b.png", "white")):

@@ -30,6 +30,7 @@ from demo.thumbnails import Thumbnails
 from demo.visitors import Visitor, Visitors
 from demo.visits import keep_copy
 from tests.demo.fake_blip2 import FakeBlip2
+from tests.demo.test_app import free_port
 from tests.index.fake_retriever import FakeRetriever, paint
 from tests.odd_names import COMPOSED, DECOMPOSED, LATIN, ODD, paint_odd
 
@@ -258,4 +259,7 @@ def test_sentences_that_quote_a_name_reach_the_browser():
 def test_the_terminal_of_the_app_names_everything_on_one_line(capsys, tmp_path):
     app.say(f"Left out {tmp_path / LATIN}\n.jpg: It is a pipe.")
     assert capsys.readouterr().out == f"Left out {tmp_path}/caf\\xe9\\n.jpg: It is a pipe.\n"
-    assert app.main(["--photos", f"{tmp_path / LATIN}", "--port", "1"]) == 2
+    assert app.main(["--photos", f"{tmp_path / LATIN}", "--port", str(free_port())]) == 2
+    assert capsys.readouterr().err == (
+        f"error: The folder {tmp_path}/caf\\xe9 does not exist; give --photos a folder of photos.\n"
+    )
