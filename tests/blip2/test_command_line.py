@@ -86,7 +86,8 @@ def test_a_bad_photo_does_not_stop_the_others(photos, capsys) -> None:
     out, err = capsys.readouterr()
     assert [line.split("\t")[0] for line in out.splitlines()] == ["a.png", "b.jpg"]
     assert err == (
-        "error: The file bad.jpg is not a picture; use JPEG, PNG, WebP, GIF, BMP or TIFF.\n"
+        "error: The file bad.jpg is not in a format that is read here; use JPEG, PNG, WebP, GIF, "
+        "BMP, TIFF, HEIC or AVIF.\n"
         "error: The file gone.png does not exist; check the path.\n"
     )
 

@@ -132,7 +132,7 @@ def test_refused_files_leave_nothing_behind(library, sent, tmp_path):
     report, refused = library.add(files)
     assert report.added == 0
     assert [name for name, _ in refused] == ["a.jpg", "a.jpg"]
-    assert "is empty" in refused[0][1] and "not a picture" in refused[1][1]
+    assert "is empty" in refused[0][1] and "not in a format" in refused[1][1]
     assert not (tmp_path / "index" / "uploads").exists()
     assert len(library) == 3
 

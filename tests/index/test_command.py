@@ -48,7 +48,7 @@ def test_build_and_search(run, photos, tmp_path):
     assert (status, err) == (0, "")
     first, second = out.splitlines()
     assert first == "3 added, 0 known, 0 gone, 1 refused; the index holds 3 photos"
-    assert second.startswith(f"refused: {photos / 'bad.jpg'}: ") and "not a picture" in second
+    assert second.startswith(f"refused: {photos / 'bad.jpg'}: ") and "not in a format" in second
     status, out, _ = run("search", tmp_path / "index", "red", "--k", "2", "--rerank", "2")
     assert status == 0
     assert out.splitlines() == [
@@ -207,7 +207,7 @@ def test_only_bad_files(run, tmp_path):
     (tmp_path / "photos" / "bad.jpg").write_text("no photo")
     status, out, err = run("build", tmp_path / "photos", "--out", tmp_path / "index")
     assert status == 2
-    assert "refused: " in out and "not a picture" in out
+    assert "refused: " in out and "not in a format" in out
     assert err == "error: None of the files could be used; the report gives the reason for each.\n"
 
 

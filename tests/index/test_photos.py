@@ -174,7 +174,7 @@ def test_bad_files_are_refused_with_the_reason_and_the_rest_is_added(tmp_path, r
     assert sorted(reasons) == sorted(
         ["text.jpg", "empty.jpg", "cut.jpeg", "pipe.png", "nowhere.png", "huge.png", "absent.jpg"]
     )
-    assert "not a picture" in reasons["text.jpg"]
+    assert "not in a format" in reasons["text.jpg"]
     assert "empty" in reasons["empty.jpg"]
     assert "incomplete" in reasons["cut.jpeg"]
     assert reasons["pipe.png"] == "It is not a file."
