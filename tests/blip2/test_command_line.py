@@ -110,6 +110,25 @@ def test_with_no_good_photo_the_model_is_not_loaded(photos, capsys, reader) -> N
     assert reader.loads == []
 
 
+def test_what_is_wrong_with_a_photo_that_was_read(photos, capsys) -> None:
+    Path("b.jpg").write_bytes(Path("b.jpg").read_bytes()[:-2])
+    for command in (["caption", "b.jpg"], ["ask", "b.jpg", "How wide?"]):
+        assert main(command) == 0
+        out, err = capsys.readouterr()
+        assert "40 wide" in out and err == "note: b.jpg: Its end is missing.\n"
+
+
+def test_what_is_no_photo_is_refused_in_a_sentence(photos, capsys, reader) -> None:
+    for argument, sentence in (
+        ("http://example.org/a.jpg", "Photos are not fetched from addresses such as http://ex"),
+        ("data:image/png;base64,", "The given photo is empty"),
+        ("x" * 5000, "A text of 5,000 characters is no path"),
+    ):
+        assert main(["caption", argument]) == 2
+        assert capsys.readouterr().err.startswith(f"error: {sentence}")
+    assert reader.loads == []
+
+
 def test_ask(photos, capsys) -> None:
     assert main(["ask", "b.jpg", " How wide? ", "--num-beams", "3"]) == 0
     assert capsys.readouterr() == ("How wide? It is 40 wide, beams 3.\n", "")
