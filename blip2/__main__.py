@@ -13,6 +13,8 @@ from blip2.display import one_line, to_json
 from blip2.errors import UserError
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from blip2 import Blip2
 
 SOME_FAILED, FAILED, INTERRUPTED = 1, 2, 130
@@ -24,6 +26,7 @@ examples:
   python -m blip2 ask beach.jpg "What is the dog doing?"
 """
 CAPTION_NOTE = """\
+Photos are JPEG, PNG, WebP, GIF, BMP, TIFF, HEIC or AVIF.
 One photo prints its caption; several print a line each, the path and the caption with a tab
 between them. A photo that cannot be read is reported and the others are still captioned; the exit
 status is then 1, or 2 if none was captioned.
@@ -100,6 +103,8 @@ def caption(options: argparse.Namespace) -> int:
             model = model or _load(options)
             record["caption"] = model.caption(photo, instruction, num_beams=options.num_beams)
             record["model"] = model.name
+            photos.clear()
+            _report_damage(path, photo)
         if options.json:
             photos.write(to_json(record, ensure_ascii=False))
         elif "caption" in record:
@@ -134,6 +139,7 @@ def ask(options: argparse.Namespace) -> int:
     photo = open_photo(options.photo)
     model = _load(options)
     answer = model.chat(photo).ask(question, num_beams=options.num_beams)
+    _report_damage(options.photo, photo)
     record = {
         "photo": options.photo,
         "question": question,
@@ -152,6 +158,12 @@ def _load(options: argparse.Namespace) -> "Blip2":
 
 def _report(error: UserError) -> None:
     print(f"error: {one_line(error)}", file=sys.stderr)
+
+
+def _report_damage(path: str, photo: "Image.Image") -> None:
+    """Say what is wrong with a photo that could be read nevertheless."""
+    for note in photo.info.get("notes", ()):
+        print(f"note: {path}: {note}", file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:

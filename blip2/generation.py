@@ -268,7 +268,8 @@ class Blip2:
         Parameters
         ----------
         photo
-            Everything that :func:`blip2.processing.open_photo` takes.
+            Everything that :func:`blip2.processing.open_photo` takes: a path, bytes, a file, a PIL
+            image, a NumPy array ``[H, W, 3]``, a torch tensor ``[3, H, W]``, a ``data:`` URL.
         instruction : str
             Empty for a plain description.
         **decoding
@@ -287,7 +288,7 @@ class Blip2:
         Parameters
         ----------
         photo
-            One photo, or a list of them.
+            One photo as for :meth:`caption`, or a list of them; an array or a tensor is one photo.
         prompt : str or sequence of str
             One for all, or one for each photo.
         **decoding

@@ -7,6 +7,7 @@ import gradio as gr
 
 from blip2.display import one_line
 from blip2.errors import UserError
+from blip2.photo_formats import READABLE
 from demo.events import MODEL_QUEUE
 from demo.failures import sentences
 from demo.finding import Items, first_items, size_html
@@ -38,7 +39,7 @@ def build(library: Library, visitors: Visitors, gallery: gr.Gallery, status: gr.
         else "They stay in the library of this computer."
     )
     report = gr.HTML(
-        f"<p>JPEG, PNG, WebP, GIF, BMP or TIFF, at most {MAX_FILES} at once. {where}</p>",
+        f"<p>{READABLE}, at most {MAX_FILES} at once. {where}</p>",
         label="What came of each photo",
         elem_id="search-report",
         elem_classes="report",

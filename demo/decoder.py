@@ -16,13 +16,13 @@ from pathlib import Path
 
 from PIL import Image
 
-from blip2.processing import FORMATS, PhotoError, open_photo
+from blip2.processing import MAX_PIXELS, PhotoError, open_photo
 
 PROCESSES = 2
 MEMORY = 2 << 30  # bytes of addresses: the largest permitted photo with two copies of it
 PATIENCE = 30  # seconds that a photo may take
 LONGEST = 2048  # pixels; no image encoder reads as many
-ENOUGH = 1024  # pixels of both sides; a JPEG may be decoded at less than its size down to these
+ENOUGH = 1024  # pixels of the shorter side; a JPEG is decoded at less than its size down to these
 
 
 class Decoders:
@@ -198,18 +198,16 @@ def read_photo(path: Path) -> tuple[dict, bytes]:
     """
     try:
         with path.open("rb") as file:
-            photo = open_photo(file, ENOUGH)
+            photo = open_photo(file, ENOUGH, MAX_PIXELS)
         photo.thumbnail((LONGEST, LONGEST), Image.Resampling.LANCZOS)
         pixels = photo.tobytes()
-        with Image.open(path, formats=FORMATS) as header:
-            kind = header.format
     except FileNotFoundError:
         return {"error": "The photo is no longer here; upload it again."}, b""
     except PhotoError as error:
         return {"error": str(error)}, b""
     except MemoryError:
         return {"error": "The given photo needs too much memory; make it smaller first."}, b""
-    return {"size": photo.size, "format": kind, "bytes": len(pixels)}, pixels
+    return {"size": photo.size, "format": photo.info["format"], "bytes": len(pixels)}, pixels
 
 
 if __name__ == "__main__":

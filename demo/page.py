@@ -80,6 +80,7 @@ def build_page(
         taken = connect_found(found, panel, tabs, visitors)
         caption_after(taken["caption"])
         page.load(None, None, None, js=photo.name_samples(sample_photos()), **QUIET)
+        page.load(None, None, None, js=photo.offer_all_formats(), **QUIET)
         page.unload(visitors.leave)
     visitors.keep_ours()
     # Not past the queue: `run` would let programs have the model at once, beside those who wait.

@@ -8,6 +8,7 @@ from typing import Any
 import gradio as gr
 
 from blip2.errors import UserError
+from blip2.processing import SUFFIXES
 from demo.events import QUIET
 from demo.failures import notice_html
 from demo.uploads import open_received, received_file
@@ -139,6 +140,27 @@ def name_samples(samples: list[Path]) -> str:
     }}"""
 
 
+def offer_all_formats() -> str:
+    """Return JavaScript that lets the page's photo be of every format that is read.
+
+    Gradio asks for ``image/*``, and refuses what the browser gives no such type: HEIC, in most.
+    """
+    suffixes = sorted(SUFFIXES)
+    return f"""() => {{
+      const suffixes = {json.dumps(suffixes)};
+      const type = Object.getOwnPropertyDescriptor(Blob.prototype, 'type').get;
+      Object.defineProperty(File.prototype, 'type', {{configurable: true, get() {{
+        const told = type.call(this), name = this.name.toLowerCase();
+        const known = suffixes.find((suffix) => name.endsWith(suffix));
+        return told.startsWith('image/') || !known ? told : 'image/' + known.slice(1);
+      }}}});
+      document.addEventListener('click', ({{target}}) => {{
+        if (target.matches?.('#photo input[type=file]'))
+          target.accept = ['image/*', ...suffixes].join();
+      }}, true);
+    }}"""
+
+
 def check_photo(upload: Any, request: gr.Request, visitors: Visitors) -> tuple[Any, gr.HTML]:
     """Look at a photo as it arrives.
 
@@ -164,8 +186,8 @@ def check_photo(upload: Any, request: gr.Request, visitors: Visitors) -> tuple[A
         return None, gr.HTML(notice_html(str(error)), visible=True)
     if photo.info["format"] in _SHOWN_BY_BROWSERS:
         return gr.skip(), gr.HTML(visible=False)
-    copy = path.with_name(f"{path.stem[:60]}-shown.png")
-    photo.save(copy)
+    copy = path.with_name(f"{path.stem[:60]}-shown.jpg")
+    photo.save(copy, "JPEG", quality=95, subsampling=0)
     return str(copy), gr.HTML(visible=False)
 
 

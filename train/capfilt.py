@@ -137,7 +137,6 @@ def _with_captions(
 ) -> Iterator[tuple[str, dict[str, bytes]]]:
     """Each sample's files, its captions followed by the kept ones."""
     from blip2.objectives import similarity
-    from train.prepare import suffix_of
     from train.scoring import progress
 
     number = 0
@@ -150,7 +149,7 @@ def _with_captions(
             )  # fmt: skip
             texts = retriever.embed_texts(written)  # [B * candidates, d]
             scores = similarity(retriever.embed_images(photos), texts)  # [B, B * candidates]
-            for row, (sample, _) in enumerate(batch):
+            for row, (sample, photo) in enumerate(batch):
                 mine = slice(row * args.candidates, (row + 1) * args.candidates)
                 kept = best_captions(
                     written[mine], sample.captions, scores[row, mine].tolist(),
@@ -159,7 +158,8 @@ def _with_captions(
                 fields = {"image_id": sample.image_id, "captions": [*sample.captions, *kept],
                           "written": kept, "qa": sample.qa, "domain": sample.domain}  # fmt: skip
                 text = to_json({k: v for k, v in fields.items() if v}, ensure_ascii=False)
-                suffix = suffix_of(sample.image) or "jpg"
+                kind = photo.info["format"].lower()
+                suffix = "jpg" if kind == "jpeg" else kind
                 yield f"{number:09d}", {suffix: sample.image, "json": text.encode()}
                 number += 1
             bar.update(len(batch))

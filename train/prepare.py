@@ -28,7 +28,7 @@ from blip2.errors import UserError
 from train.command import exit_status, positive
 from train.shards import Sample, ShardReport, iter_files
 
-SUFFIXES = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
+KEPT = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}  # others become JPEGs: all can read these
 HELD = 4000  # samples in memory while they are shuffled
 
 
@@ -265,7 +265,7 @@ def _files(sample: Sample, side: int) -> dict[str, bytes] | str:
         photo = open_photo(sample.image)
     except PhotoError as error:
         return str(error)
-    image, suffix = sample.image, "" if side else suffix_of(sample.image)
+    image, suffix = sample.image, "" if side else KEPT.get(photo.info["format"], "")
     if not suffix:  # asked for, or of a kind that shards don't hold
         if side:
             photo = photo.resize((side, side), Image.Resampling.BICUBIC)
@@ -280,14 +280,6 @@ def _files(sample: Sample, side: int) -> dict[str, bytes] | str:
 
 def _aside(out: Path, number: int) -> Path:
     return out.with_name(f"{out.name}-{number:06d}.tar.partial")
-
-
-def suffix_of(image: bytes) -> str:
-    """The suffix by which shards hold a picture of this kind; "" where they don't."""
-    from PIL import Image
-
-    with Image.open(io.BytesIO(image)) as file:
-        return SUFFIXES.get(file.format, "")
 
 
 def rewritten(

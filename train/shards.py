@@ -19,8 +19,9 @@ from pathlib import Path, PurePosixPath
 
 from blip2.display import displayable, one_line
 from blip2.errors import UserError
+from blip2.processing import SUFFIXES
 
-IMAGE_KINDS = ("jpg", "jpeg", "png", "webp")
+IMAGE_KINDS = tuple(sorted(suffix[1:] for suffix in SUFFIXES))
 BLOCK = 512  # a tar is a row of blocks of this many bytes and ends with blocks of zeros
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from blip2.errors import UserError
+from blip2.photo_formats import READABLE
 from train.shards import (
     IMAGE_KINDS,
     Place,
@@ -207,7 +208,7 @@ def _from_folder(folder: Path, with_image: bool) -> Iterator[tuple[str, Sample |
         path for path in folder.rglob("*") if path.suffix[1:].lower() in IMAGE_KINDS
     )  # fmt: skip
     if not photos:
-        raise UserError(f"No photo ({', '.join(IMAGE_KINDS)}) is in {folder}; check the path.")
+        raise UserError(f"No photo ({READABLE}) is in {folder}; check the path.")
     for photo in photos:
         name = str(photo.relative_to(folder))
         text, fields = photo.with_suffix(".txt"), photo.with_suffix(".json")

@@ -115,7 +115,8 @@ def test_a_bad_photo_does_not_stop_the_others(photos, capsys) -> None:
     out, err = capsys.readouterr()
     assert [line.split("\t")[0] for line in out.splitlines()] == ["a.png", "b.jpg"]
     assert err == (
-        "error: The file bad.jpg is not a picture; use JPEG, PNG, WebP, GIF, BMP or TIFF.\n"
+        "error: The file bad.jpg is not in a format that is read here; use JPEG, PNG, WebP, GIF, "
+        "BMP, TIFF, HEIC or AVIF.\n"
         "error: The file gone.png does not exist; check the path.\n"
     )
 
@@ -135,6 +136,25 @@ def test_with_no_good_photo_the_model_is_not_loaded(photos, capsys, reader) -> N
     assert main(["caption", "bad.jpg", "gone.png"]) == 2
     assert main(["ask", "bad.jpg", "What is it?"]) == 2
     assert capsys.readouterr().out == ""
+    assert reader.loads == []
+
+
+def test_what_is_wrong_with_a_photo_that_was_read(photos, capsys) -> None:
+    Path("b.jpg").write_bytes(Path("b.jpg").read_bytes()[:-2])
+    for command in (["caption", "b.jpg"], ["ask", "b.jpg", "How wide?"]):
+        assert main(command) == 0
+        out, err = capsys.readouterr()
+        assert "40 wide" in out and err == "note: b.jpg: Its end is missing.\n"
+
+
+def test_what_is_no_photo_is_refused_in_a_sentence(photos, capsys, reader) -> None:
+    for argument, sentence in (
+        ("http://example.org/a.jpg", "Photos are not fetched from addresses such as http://ex"),
+        ("data:image/png;base64,", "The given photo is empty"),
+        ("x" * 5000, "A text of 5,000 characters is no path"),
+    ):
+        assert main(["caption", argument]) == 2
+        assert capsys.readouterr().err.startswith(f"error: {sentence}")
     assert reader.loads == []
 
 

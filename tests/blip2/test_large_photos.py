@@ -14,7 +14,7 @@ from PIL import Image
 
 from blip2.processing import MAX_PIXELS, PhotoError, draft_scale, open_photo
 from tests.helpers.icc import display_p3
-from tests.helpers.photos import encoded, exif_of, quarters
+from tests.helpers.photos import encoded, exif_of, quarters, sized, striped_jpeg
 
 MEASURE = """
 import json, pathlib, sys
@@ -27,30 +27,6 @@ print(json.dumps({
     "left": photo.getpixel((0, 0)), "right": photo.getpixel((photo.width - 1, 5)),
 }))
 """
-
-
-def striped_jpeg(width: int, height: int, **options) -> bytes:
-    """A baseline JPEG of any height, made by repeating the coded pixels of 16 rows.
-
-    It goes from black at the left to red at the right.
-    """
-    ramp = np.zeros((16, width, 3), np.uint8)
-    ramp[..., 0] = np.linspace(0, 255, width).round()
-    data = encoded(Image.fromarray(ramp), "JPEG", restart_marker_rows=1, **options)
-    at = data.index(b"\xff\xda")
-    at += 2 + struct.unpack_from(">H", data, at + 2)[0]
-    head, row = data[:at], data[at:-2]
-    rows = [row + b"\xff" + bytes([0xD0 + n % 8]) for n in range(-(-height // 16))]
-    return sized(head, height) + b"".join(rows)[:-2] + b"\xff\xd9"
-
-
-def sized(jpeg: bytes, height: int, width: int | None = None) -> bytes:
-    """Let a JPEG claim another size."""
-    at = next(jpeg.index(b"\xff" + kind) for kind in (b"\xc0", b"\xc2") if b"\xff" + kind in jpeg)
-    size = struct.pack(">H", height) + (
-        jpeg[at + 7 : at + 9] if not width else struct.pack(">H", width)
-    )
-    return jpeg[: at + 5] + size + jpeg[at + 9 :]
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def test_a_photo_is_described_word_by_word(visit: Callable[..., Page], tmp_path:
     bad.write_text("no picture")
     page.set_input_files("#photo input[type=file]", bad)
     # The first photo of all starts the process that decodes it, beside the samples' captions.
-    expect(page.locator("#photo-notice")).to_contain_text("not a picture; use JPEG", timeout=ANSWER)
+    expect(page.locator("#photo-notice")).to_contain_text("read here; use JPEG", timeout=ANSWER)
     photograph(page, "photo-refused-1440-light")
     send_photo(page, PHOTOS / "astronaut.png")
     expect(page.locator("#photo-notice")).to_be_hidden()

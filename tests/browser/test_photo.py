@@ -52,7 +52,7 @@ def test_an_svg_is_refused_with_a_reason(visit: Callable[..., Page], tmp_path: P
     page = visit()
     (tmp_path / "a.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'><rect/></svg>")
     page.set_input_files("#photo input[type=file]", tmp_path / "a.svg")
-    expect(page.locator("#photo-notice")).to_contain_text("not a picture; use JPEG")
+    expect(page.locator("#photo-notice")).to_contain_text("is an SVG drawing; save it as JPEG")
     expect(page.locator("#photo img")).to_have_count(0)
 
 

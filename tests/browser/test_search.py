@@ -148,7 +148,7 @@ def test_photos_are_added_and_near_duplicates_folded(
     )
     report = page.locator("#search-report")
     expect(report).to_contain_text("2 photos added. 1 was refused", timeout=ANSWER)
-    expect(report).to_contain_text("bad.jpg The given photo is not a picture")
+    expect(report).to_contain_text("bad.jpg The given photo is not in a format")
     expect(page.locator("#search-status")).to_contain_text("11 photos in the library")
     expect(page.locator("#search-gallery .caption-label")).to_have_count(11)
     photograph(page, "search-added-1440-light")

@@ -18,6 +18,7 @@ from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 import httpx
+import numpy as np
 import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -28,6 +29,8 @@ from demo.models import Models
 from demo.page import build_page
 from index import PhotoIndex
 from tests.demo.fake_blip2 import FakeBlip2
+from tests.helpers.icc import display_p3, grey_profile
+from tests.helpers.photos import deep_heic, heic, oriented
 from tests.index.fake_retriever import FakeRetriever, paint
 
 ROOT = Path(__file__).parents[2]
@@ -366,6 +369,15 @@ def bases() -> dict[str, bytes]:
         "packed.tif": saved(image, "TIFF", compression="tiff_lzw"),
         "frames.tif": saved(image, "TIFF", save_all=True, append_images=more),
         "two.mpo": saved(image, "MPO", save_all=True, append_images=more),
+        "a.avif": saved(image, "AVIF"),
+        "frames.avif": saved(image, "AVIF", save_all=True, append_images=more),
+        "a.heic": heic(image, quality=50),
+        "several.heic": heic(image, *more, quality=50, primary=2),
+        "turned.heic": oriented(image, "HEIF", 6),
+        "deep.heic": deep_heic(np.asarray(image).astype(np.uint16) * 257, quality=50),
+        "tiles.heic": heic(image.resize((320, 200)), tile_size=64, quality=20),
+        "profile.jpg": saved(image, "JPEG", icc_profile=display_p3()),
+        "profile.png": saved(image, "PNG", icc_profile=grey_profile(1.0)),
     }
 
 
@@ -397,6 +409,11 @@ def bombs() -> Iterator[tuple[str, bytes]]:
         at = jpg.index(b"\xff\xc0") + 5
         jpg[at : at + 4] = struct.pack(">HH", side, side)
         yield f"{side}.jpg", bytes(jpg)
+        for name in ("a.heic", "a.avif", "tiles.heic"):
+            heif = good[name]
+            for size in re.finditer(rb"ispe\0{4}", heif):
+                heif = heif[: size.end()] + struct.pack(">II", side, side) + heif[size.end() + 8 :]
+            yield f"{side}-{name}", heif
     size = (16_383 - 1).to_bytes(3, "little")
     vp8x = b"VP8X" + struct.pack("<I", 10) + bytes(4) + size * 2
     body = b"WEBP" + vp8x + good["a.webp"][12:]
@@ -418,7 +435,8 @@ def bombs() -> Iterator[tuple[str, bytes]]:
     yield "a.svg", b"<svg xmlns='http://www.w3.org/2000/svg' onload='alert(1)'/>"
     yield "a.eps", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(/etc/passwd) run\n"
     yield "a.psd", b"8BPS\0\1" + bytes(60)
-    yield "a.heic", b"\0\0\0\x18ftypheic" + bytes(60)
+    yield "empty.heic", b"\0\0\0\x18ftypheic" + bytes(60)
+    yield "a.mp4", b"\0\0\0\x18ftypmp42" + bytes(60)
     yield "a.pdf", b"%PDF-1.4\n" + good["a.jpg"]
     yield "empty.png", b""
     for name, other in zip(good, reversed(good.values()), strict=True):

@@ -76,11 +76,11 @@ def test_a_long_instruction_is_refused_before_the_model_sees_it(blip2, sent):
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (b"hello", "not a picture; use JPEG"),
+        (b"hello", "not in a format that is read here; use JPEG"),
         (b"", "is empty; choose another"),
         (jpeg()[:700], "damaged or incomplete; choose another"),
         (huge(), "more than the permitted 100,000,000 pixels"),
-        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not a picture; use JPEG"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "is an SVG drawing; save it as JPEG"),
     ],
 )
 def test_a_bad_photo_gets_one_sentence_without_a_path(blip2, sent, content, sentence):

@@ -78,7 +78,7 @@ def test_a_long_question_is_refused(blip2, sent):
 def test_a_bad_photo_is_refused_and_the_old_conversation_kept(blip2, sent):
     photo = sent("a.png")
     _, conversation, _ = ask(blip2, photo, "One?")
-    with pytest.raises(gr.Error, match="not a picture"):
+    with pytest.raises(gr.Error, match="not in a format"):
         ask(blip2, sent("b.png", b"text"), "Two?", conversation)
     messages, _, _ = ask(blip2, photo, "Three?", conversation)
     assert messages[-1]["content"] == "red; before you asked One?"

@@ -13,6 +13,7 @@ from PIL import Image
 
 from blip2.processing import PhotoError, open_photo
 from demo.decoder import LONGEST, Decoders
+from tests.helpers.photos import TURNED, assert_colours, exif_of, heic, quarters, striped_jpeg
 from tests.index.fake_retriever import paint
 
 
@@ -34,7 +35,7 @@ def children(decoders: Decoders) -> list[int]:
     return [each._process.pid for each in list(decoders._idle.queue) if each is not None]
 
 
-@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "a.tiff", "a.bmp", "a.gif"])
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "a.tiff", "a.bmp", "a.gif", "a.avif"])
 def test_pixels_are_those_of_the_photo(decoders, tmp_path, name):
     path = paint(tmp_path / name, "red", "blue", "green", "white")
     photo = decoders().open(path)
@@ -52,9 +53,26 @@ def test_a_large_photo_comes_smaller_and_upright(decoders, tmp_path):
     assert photo.getpixel((5, 5)) == (255, 0, 0)
 
 
+def test_a_telephones_heic_comes_upright_with_its_first_image_alone(decoders, tmp_path):
+    """12 million pixels, within the memory that a process may have."""
+    image = quarters().resize((4032, 3024), Image.Resampling.NEAREST)
+    data = heic(image, Image.new("RGB", (64, 48)), quality=40, chroma=420, exif=exif_of(6))
+    (tmp_path / "IMG_1.HEIC").write_bytes(data)
+    photo = decoders().open(tmp_path / "IMG_1.HEIC")
+    assert photo.size == (1536, LONGEST) and photo.info["format"] == "HEIF"
+    assert_colours(photo, *TURNED[6], within=6)
+
+
+def test_visitors_may_not_send_what_owners_may_open(decoders, tmp_path):
+    (tmp_path / "large.jpg").write_bytes(striped_jpeg(12_000, 9_000))
+    assert open_photo(tmp_path / "large.jpg", 1024).size == (1500, 1125)
+    with pytest.raises(PhotoError, match=r"has 12,000 x 9,000 pixels, more than the permitted"):
+        decoders().open(tmp_path / "large.jpg")
+
+
 def test_a_refusal_is_the_sentence_of_the_package(decoders, tmp_path):
     (tmp_path / "a.jpg").write_text("hello")
-    with pytest.raises(PhotoError, match=r"^The given photo is not a picture; use JPEG"):
+    with pytest.raises(PhotoError, match=r"^The given photo is not in a format that is read"):
         decoders().open(tmp_path / "a.jpg")
     with pytest.raises(PhotoError, match="no longer here; upload it again"):
         decoders().open(tmp_path / "none.jpg")

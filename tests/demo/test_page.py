@@ -109,7 +109,7 @@ def test_candidates_heat_maps_and_fitting_words_by_name(visitor, tmp_path):
 def test_a_bad_photo_is_a_sentence_for_programs_too(visitor, tmp_path):
     bad = tmp_path / "bad.jpg"
     bad.write_bytes(b"hello")
-    with pytest.raises(AppError, match="The given photo is not a picture; use JPEG"):
+    with pytest.raises(AppError, match="The given photo is not in a format that is read here"):
         visitor().predict(handle_file(bad), api_name="/caption")
 
 

@@ -88,7 +88,7 @@ def test_adding_reports_progress_and_each_refused_file(library, sent):
     uploads = [sent("sea.png", "green"), sent("notes.jpg", b"words"), sent("again.png", "red")]
     report = add_photos(library, HERE, uploads, lambda *step: steps.append(step))
     assert "1 photo added. 1 was in the library already. 1 was refused:" in report
-    assert "<b>notes.jpg</b> The given photo is not a picture" in report
+    assert "<b>notes.jpg</b> The given photo is not in a format" in report
     assert len(library) == 4
     assert steps[0] == (0, "Opening 3 photos")
     assert steps[-1] == (1.0, "Embedding 3 photos")

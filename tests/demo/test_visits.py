@@ -180,7 +180,7 @@ def test_a_refused_file_is_told_and_the_others_stay(library, sent, green):
     visit = library.visit()
     report, refused = library.add([(bad, "bad.jpg"), (green, "green.png")], visit=visit)
     assert report.added == 1
-    assert [name for name, _ in refused] == ["bad.jpg"] and "not a picture" in refused[0][1]
+    assert [name for name, _ in refused] == ["bad.jpg"] and "not in a format" in refused[0][1]
 
 
 def test_searches_go_on_while_a_visit_grows_and_ends(tmp_path):

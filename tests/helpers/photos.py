@@ -1,6 +1,7 @@
 """Photos made for tests, and what must be seen of them."""
 
 import io
+import struct
 
 import numpy as np
 import pillow_heif
@@ -22,7 +23,7 @@ TURNED = {  # where the stored corners red, green, blue, white belong, by EXIF's
 EXACT = {
     "JPEG": {"quality": 95, "subsampling": 0},
     "WEBP": {"lossless": True},
-    "AVIF": {"quality": 95, "subsampling": "4:4:4"},
+    "AVIF": {"quality": 100, "subsampling": "4:4:4"},
 }
 WITHIN = {"JPEG": 6, "MPO": 6, "AVIF": 6, "HEIF": 6}
 
@@ -86,7 +87,8 @@ def deep_heic(pixels: np.ndarray, **options) -> bytes:
 
 def written(file: pillow_heif.HeifFile, **options) -> bytes:
     buffer = io.BytesIO()
-    file.save(buffer, **{"quality": 95, "chroma": 444} | options)
+    fast = {"quality": 95, "chroma": 444, "enc_params": {"preset": "ultrafast"}}
+    file.save(buffer, **fast | options)
     return buffer.getvalue()
 
 
@@ -95,6 +97,30 @@ def with_exif_orientation(data: bytes, old: int, new: int) -> bytes:
     tag = b"\x01\x12\x00\x03\x00\x00\x00\x01\x00"
     assert data.count(tag + bytes([old])) == 1
     return data.replace(tag + bytes([old]), tag + bytes([new]))
+
+
+def striped_jpeg(width: int, height: int, **options) -> bytes:
+    """A baseline JPEG of any height, made by repeating the coded pixels of 16 rows.
+
+    It goes from black at the left to red at the right.
+    """
+    ramp = np.zeros((16, width, 3), np.uint8)
+    ramp[..., 0] = np.linspace(0, 255, width).round()
+    data = encoded(Image.fromarray(ramp), "JPEG", restart_marker_rows=1, **options)
+    at = data.index(b"\xff\xda")
+    at += 2 + struct.unpack_from(">H", data, at + 2)[0]
+    head, row = data[:at], data[at:-2]
+    rows = [row + b"\xff" + bytes([0xD0 + n % 8]) for n in range(-(-height // 16))]
+    return sized(head, height) + b"".join(rows)[:-2] + b"\xff\xd9"
+
+
+def sized(jpeg: bytes, height: int, width: int | None = None) -> bytes:
+    """Let a JPEG claim another size."""
+    at = next(jpeg.index(b"\xff" + kind) for kind in (b"\xc0", b"\xc2") if b"\xff" + kind in jpeg)
+    size = struct.pack(">H", height) + (
+        jpeg[at + 7 : at + 9] if not width else struct.pack(">H", width)
+    )
+    return jpeg[: at + 5] + size + jpeg[at + 9 :]
 
 
 def assert_colours(image: Image.Image, *expected: tuple[int, int, int], within: int = 0) -> None:

@@ -209,7 +209,7 @@ def test_only_bad_files(run, tmp_path):
     (tmp_path / "photos" / "bad.jpg").write_text("no photo")
     status, out, err = run("build", tmp_path / "photos", "--out", tmp_path / "index")
     assert status == 2
-    assert "refused: " in out and "not a picture" in out
+    assert "refused: " in out and "not in a format" in out
     assert err == "error: None of the files could be used; the report gives the reason for each.\n"
 
 

@@ -263,7 +263,7 @@ def test_what_cannot_be_used_is_left_out_and_reported(tmp_path, capsys):
     assert status == 0 and [photo["image_id"] for photo in report["photos"]] == ["a", "f"]
     why = {Path(entry["sample"]).name: entry["why"] for entry in report["data"]["left_out"]}
     assert list(why) == ["b", "c", "a", "mixed.tar:e"]
-    assert "not a picture" in why["b"] and why["c"] == "it has no captions"
+    assert "not in a format" in why["b"] and why["c"] == "it has no captions"
     assert why["a"] == "its image_id came before" and "neither" in why["mixed.tar:e"]
     assert "2 samples from 1 sources, 4 left out" in capsys.readouterr().err
 

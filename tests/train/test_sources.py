@@ -10,6 +10,8 @@ import pytest
 from PIL import Image
 
 from blip2.errors import UserError
+from blip2.processing import open_photo
+from tests.helpers.photos import TURNED, assert_colours, oriented, quarters
 from train import prepare
 from train.shards import ShardReport, iter_samples
 from train.sources import Source, find_sources
@@ -168,7 +170,7 @@ def test_questions_of_vqa_v2(tmp_path):
         (" , ", "No data were named"),
         ("{}/nothing.json@{}", "is no JSON of COCO's, Karpathy's or VQA v2's form"),
         ("{}/list.json@{}", "is no JSON of COCO's, Karpathy's or VQA v2's form"),
-        ("{}/bare", "No photo (jpg, jpeg, png, webp) is in"),
+        ("{}/bare", "No photo (JPEG, PNG, WebP, GIF, BMP, TIFF, HEIC or AVIF) is in"),
         ("{}/nowhere", "No shard is at"),
     ],
 )
@@ -224,6 +226,25 @@ def test_photos_are_decoded_and_scaled_and_the_bad_ones_named(folder, tmp_path, 
     for sample in iter_samples(f"{out}-*.tar"):
         with Image.open(io.BytesIO(sample.image)) as photo:
             assert photo.size == (16, 16) and photo.format == "JPEG"
+
+
+@pytest.mark.parametrize("suffix", ["heic", "HIF", "avif", "tiff"])
+def test_photos_as_telephones_make_them(suffix, tmp_path, capsys):
+    """From a folder they become JPEGs, upright; in a shard they are read as they are."""
+    form = {"avif": "AVIF", "tiff": "TIFF"}.get(suffix, "HEIF")
+    data = oriented(quarters(), form, 6)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / f"IMG_1.{suffix}").write_bytes(data)
+    (tmp_path / "photos" / "IMG_1.txt").write_text("four colours")
+    assert prepare.main([str(tmp_path / "photos"), "--out", str(tmp_path / "s")]) == 0
+    [sample] = iter_samples(str(tmp_path / "s-000000.tar"))
+    photo = open_photo(sample.image)
+    assert photo.info["format"] == "JPEG" and sample.captions == ["four colours"]
+    assert_colours(photo, *TURNED[6], within=30)
+    files = {suffix: data, "json": b'{"captions": ["four colours"]}'}
+    prepare.write_shard(tmp_path / "own.tar", iter([("IMG_1", files)]))
+    [sample] = iter_samples(str(tmp_path / "own.tar"))
+    assert_colours(open_photo(sample.image), *TURNED[6], within=6)
 
 
 def test_the_seed_decides_the_order(tmp_path, monkeypatch):
