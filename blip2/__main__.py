@@ -1,7 +1,8 @@
 """The command line: `python -m blip2 caption PHOTO ...` and `python -m blip2 ask PHOTO QUESTION`.
 
 Exit status: 0 when all went well; 1 when some photos were captioned and others were not; 2 when
-nothing could be done. Each thing that went wrong is one line on the error stream.
+nothing could be done; 141 when the output was closed, as by `head`. Each thing that went wrong is
+one line on the error stream.
 """
 
 import argparse
@@ -10,6 +11,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from blip2.checkpoint_files import check_model
+from blip2.closed_pipe import ends_quietly
 from blip2.errors import UserError
 
 if TYPE_CHECKING:
@@ -37,6 +40,7 @@ example:
 """
 
 
+@ends_quietly
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
@@ -83,6 +87,7 @@ def caption(options: argparse.Namespace) -> int:
     from blip2.processing import PhotoError, clean_text, open_photo
 
     instruction = clean_text(options.instruction, "instruction", default="")
+    check_model(options.model, 2, _say)
     model, failed = None, 0
     # No bar where the error stream is a file or the photo is alone.
     photos = tqdm(options.photos, unit="photo", disable=True if len(options.photos) == 1 else None)
@@ -131,6 +136,7 @@ def ask(options: argparse.Namespace) -> int:
     from blip2.processing import clean_text, open_photo
 
     question = clean_text(options.question, "question")
+    check_model(options.model, 2, _say)
     photo = open_photo(options.photo)
     model = _load(options)
     answer = model.chat(photo).ask(question, num_beams=options.num_beams)
@@ -151,7 +157,11 @@ def _load(options: argparse.Namespace) -> "Blip2":
 
 
 def _report(error: UserError) -> None:
-    print(f"error: {error}", file=sys.stderr)
+    _say(f"error: {error}")
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -120,6 +120,7 @@ class Blip2:
         precision = dtype or fast_dtype(place)
         placement = Placement(place, device_map, quantize)
         source = open_source(name, stage=2)
+        placement.check(source.config.language_model)  # before the other parts are loaded
         prompt = source.build(VisualPrompt, place).to(qformer_dtype(dtype))
         encoder = source.image_encoder(precision, image_size).to(place)
         language = source.language_model(precision, placement)

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from blip2.checkpoint_files import check_model
+from blip2.closed_pipe import ends_quietly
 from blip2.errors import UserError
 from index.arguments import DEFAULT_RETRIEVER, parser
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 Loader = Callable[[str], "Blip2Retriever"]
 
 
+@ends_quietly
 def main(argv: Sequence[str] | None = None, load_retriever: Loader | None = None) -> int:
     """Run a command.
 
@@ -33,16 +36,20 @@ def main(argv: Sequence[str] | None = None, load_retriever: Loader | None = None
     Returns
     -------
     int
-        Exit status: 0, 2 after an error that was explained, 130 if interrupted.
+        Exit status: 0, 2 after an error that was explained, 130 if interrupted, 141 if the output
+        was closed.
     """
     args = parser(_RUNS).parse_args(argv)
     try:
+        if load_retriever is None and args.retriever is not None:
+            check_model(args.retriever, 1, _say)
         return args.run(args, load_retriever or _load_retriever)
     except UserError as error:
         print(f"error: {_printable(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted: the index is as it was after its last commit", file=sys.stderr)
+        writes = args.command in ("build", "add", "remove")
+        _say("interrupted" + ": the index is as it was after its last commit" * writes)
         return 130
 
 
@@ -241,9 +248,14 @@ def _look_for_photos(paths: list[Path]) -> None:
 
 
 def _load_retriever(name: str) -> "Blip2Retriever":
+    check_model(name, 1, _say)  # before torch is imported, which takes seconds
     from blip2 import Blip2Retriever
 
     return Blip2Retriever.from_pretrained(name)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _print_json(value: Any) -> None:

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from blip2 import Blip2, Blip2Retriever, UserError
-from blip2.checkpoints import EMBEDDED, read_tensors
+from blip2.checkpoint_files import EMBEDDED
+from blip2.checkpoints import read_tensors
 from blip2.processing import open_photo
 from demo.library import sample_photos
 from index.embed import DECODED
