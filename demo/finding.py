@@ -145,7 +145,7 @@ def found_html(about: str, found: Found, size: int, took: float, filtered: bool)
     if not found.shown and not found.lost and filtered:
         return notice_html("No photo passes the filters; loosen or clear them.")
     line = f"<p>Best {len(found.shown)} of {size:,} photos {about}, found in {took:.2f} s</p>"
-    if found.poor:
+    if found.verdict is not None and not found.verdict.fits:
         line += (
             '<p class="doubt" role="status">No good match: the model doubts that any photo here '
             "shows this. These come nearest.</p>"

@@ -152,23 +152,30 @@ def _remove(args: argparse.Namespace, load: Loader) -> int:
 
 
 def _search(args: argparse.Namespace, load: Loader) -> int:
+    from blip2.processing import clean_text
     from index.places import Where
+    from index.verdict import CANDIDATES, judge_hits
 
     if (args.text is None) == (args.photo is None):
         raise UserError("Give either a text to look for or --photo with a photo.")
+    if args.photo is not None and args.rerank:
+        raise UserError("--rerank compares photos with a text; leave it out with --photo.")
+    text = None if args.text is None else clean_text(args.text, "search text")
     folder = None if args.folder is None else Path(os.path.abspath(args.folder))
     where = Where(folder, args.name, args.since, args.until)
     index = _open(args.index, args.retriever, load)
-    if args.photo is None:
-        hits = index.search(args.text, args.k, args.rerank, where)
-    elif args.rerank:
-        raise UserError("--rerank compares photos with a text; leave it out with --photo.")
-    else:
+    fits = None
+    if text is None:
         hits = index.similar(args.photo, args.k, where)
+    else:
+        found = index.search(text, max(args.k, CANDIDATES), args.rerank, where)
+        verdict = judge_hits(index.retriever, found, text)
+        hits = found[: args.k]
+        fits = None if verdict is None else verdict.fits
     if args.json:
         found = [{**vars(hit), "path": str(hit.path)} for hit in hits]
         asked = {"text": args.text} if args.photo is None else {"photo": str(args.photo)}
-        _print_json({**asked, "hits": found})
+        _print_json({**asked, "hits": found, "fits": fits})
         return 0
     for hit in hits:
         match = "" if hit.match is None else f"  match {hit.match:.3f}"
@@ -176,6 +183,8 @@ def _search(args: argparse.Namespace, load: Loader) -> int:
         print(f"{hit.rank:4}  {hit.score:.4f}{match}  {_printable(hit.path)}{missing}")
     if where and not hits:
         print("no photo of the index is among those that were asked for", file=sys.stderr)
+    if fits is False:
+        print("nothing fits well: the model doubts that any photo here shows this", file=sys.stderr)
     return 0
 
 
