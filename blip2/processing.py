@@ -4,6 +4,7 @@ import io
 import math
 import random
 import struct
+import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 FORMATS: tuple[str, ...] = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 MAX_PIXELS = 100_000_000  # checked before decoding; decoded, such a photo takes 300 MB
 MAX_TEXT_CHARS = 2000
+BLANK = "\u115f\u1160\u2800\u3164\uffa0"  # letters and a symbol that show nothing
 
 _READABLE = "JPEG, PNG, WebP, GIF, BMP or TIFF"
 # What Pillow's decoders raise on damaged files.
@@ -104,7 +106,8 @@ def clean_text(text: str, what: str, default: str | None = None) -> str:
     Raises
     ------
     UserError
-        If the text is empty and there is no default, or if it is too long.
+        If the text is empty and there is no default, or if it is too long. A text is empty, too, if
+        nothing of it can be seen, such as zero-width spaces.
     """
     # Half a surrogate pair, as a broken paste has it, is no text that a tokenizer takes.
     text = text.encode("utf-8", "replace").decode("utf-8").strip()
@@ -112,11 +115,16 @@ def clean_text(text: str, what: str, default: str | None = None) -> str:
         raise UserError(
             f"The {what} has {len(text):,} characters; shorten it to at most {MAX_TEXT_CHARS:,}."
         )
-    if text:
+    if any(_visible(character) for character in text):
         return text
     if default is None:
         raise UserError(f"The {what} is empty; write a few words.")
     return default
+
+
+def _visible(character: str) -> bool:
+    """Whether a character shows something by itself: a letter, number, sign or symbol."""
+    return unicodedata.category(character)[0] in "LNPS" and character not in BLANK
 
 
 class PhotoTransform:

@@ -56,3 +56,8 @@ def free_memory() -> None:
 def notice_html(sentence: str) -> str:
     """Return a sentence as a notice; whatever it quotes stays text."""
     return f'<p role="alert">{html.escape(sentence)}</p>'
+
+
+def doubt_html(sentence: str) -> str:
+    """Return a sentence on what an answer may lack; whatever it quotes stays text."""
+    return f'<p class="doubt" role="status">{html.escape(sentence)}</p>'

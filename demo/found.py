@@ -50,11 +50,14 @@ class Found:
         Names of photos that matched and can no longer be shown.
     verdict : Verdict or None
         How well the best photos fit the text; None where there was no text.
+    notes : tuple of str
+        Sentences on what of the text was not read.
     """
 
     shown: list[Shown] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
     verdict: "Verdict | None" = None
+    notes: tuple[str, ...] = ()
 
 
 def show_hits(

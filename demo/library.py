@@ -139,13 +139,14 @@ class Library:
         Raises
         ------
         UserError
-            If the text is empty or too long.
+            If the text is empty or too long, or the model knows no word of it.
         """
         from index.rerank import rerank_hits
         from index.verdict import judge_hits
 
         retriever = self._index.retriever
         text = clean_text(text, "search text")
+        notes = retriever.read_text(text).notes
         query = retriever.embed_texts([text])[0].numpy()  # [d]
         together = Together(self._index, visit)
 
@@ -155,7 +156,7 @@ class Library:
         hits = more(max(2 * count, RERANKED))
         head = rerank_hits(retriever, hits[: max(count, RERANKED)], text) if rerank else []
         found = self._show(hits, head, count, more, visit, fold)
-        found.verdict = judge_hits(retriever, head or hits, text)
+        found.verdict, found.notes = judge_hits(retriever, head or hits, text), notes
         return found
 
     def similar(

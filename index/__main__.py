@@ -4,7 +4,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -164,18 +164,18 @@ def _search(args: argparse.Namespace, load: Loader) -> int:
     folder = None if args.folder is None else Path(os.path.abspath(args.folder))
     where = Where(folder, args.name, args.since, args.until)
     index = _open(args.index, args.retriever, load)
-    fits = None
+    notes, fits = (), None
     if text is None:
         hits = index.similar(args.photo, args.k, where)
     else:
         found = index.search(text, max(args.k, CANDIDATES), args.rerank, where)
         verdict = judge_hits(index.retriever, found, text)
-        hits = found[: args.k]
+        hits, notes = found[: args.k], found.notes
         fits = None if verdict is None else verdict.fits
     if args.json:
         found = [{**vars(hit), "path": str(hit.path)} for hit in hits]
         asked = {"text": args.text} if args.photo is None else {"photo": str(args.photo)}
-        _print_json({**asked, "hits": found, "fits": fits})
+        _print_json({**asked, "hits": found, "fits": fits, "notes": notes})
         return 0
     for hit in hits:
         match = "" if hit.match is None else f"  match {hit.match:.3f}"
@@ -185,6 +185,7 @@ def _search(args: argparse.Namespace, load: Loader) -> int:
         print("no photo of the index is among those that were asked for", file=sys.stderr)
     if fits is False:
         print("nothing fits well: the model doubts that any photo here shows this", file=sys.stderr)
+    _print_notes(notes)
     return 0
 
 
@@ -203,11 +204,12 @@ def _texts(args: argparse.Namespace, load: Loader) -> int:
     found = best_texts(load(args.retriever or DEFAULT_RETRIEVER), args.photo, texts, args.rerank)
     if args.json:
         named = [{"text": t, "score": s, "match": m} for t, s, m in found]
-        _print_json({"photo": str(args.photo), "texts": named})
+        _print_json({"photo": str(args.photo), "texts": named, "notes": found.notes})
         return 0
     for rank, (text, score, match) in enumerate(found, start=1):
         judged = "" if match is None else f"  match {match:.3f}"
         print(f"{rank:4}  {score:.4f}{judged}  {_printable(text)}")
+    _print_notes(found.notes)
     return 0
 
 
@@ -269,6 +271,11 @@ def _say(line: str) -> None:
 
 def _print_json(value: Any) -> None:
     print(json.dumps(value, indent=2))
+
+
+def _print_notes(notes: Iterable[str]) -> None:
+    for note in notes:
+        _say(f"note: {_printable(note)}")
 
 
 def _printable(value: object) -> str:

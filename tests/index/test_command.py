@@ -63,7 +63,7 @@ def test_search_json(run, built, photos):
     status, out, _ = run("search", built, "red", "--json", "--k", "2")
     answer = json.loads(out)
     assert status == 0
-    assert (answer["text"], answer["fits"]) == ("red", True)
+    assert (answer["text"], answer["fits"], answer["notes"]) == ("red", True, [])
     half, red = answer["hits"]
     modified = half.pop("modified")
     assert datetime.fromisoformat(modified) > datetime(2024, 1, 1, tzinfo=UTC)
@@ -126,6 +126,30 @@ def test_a_search_says_whether_anything_fits(run, built, photos):
     status, out, err = run("search", built, "green", "--json")
     assert (status, err) == (0, "") and json.loads(out)["fits"] is None
     assert run("search", built, "green")[2] == ""
+
+
+def test_what_was_not_read_is_said(run, built, photos):
+    status, out, err = run("search", built, "狗 🐶")
+    assert (status, out) == (2, "")
+    assert err == "error: colours knows no word of this; it reads English.\n"
+    status, out, err = run("search", built, "red 狗", "--k", "1")
+    assert (status, err) == (0, "note: The model does not know “狗”.\n") and out.count("\n") == 1
+    status, out, err = run("search", built, "red 狗", "--json")
+    answer = json.loads(out)
+    assert (status, err) == (0, "") and answer["hits"]
+    assert answer["notes"] == ["The model does not know “狗”."]
+    assert json.loads(run("search", built, "red", "--json")[1])["notes"] == []
+
+    status, out, err = run("texts", photos / "red.png", "red", "?!")
+    assert (status, out) == (2, "")
+    assert err == (
+        "error: “?!” cannot be compared: mini-itm knows no word of this; it reads English.\n"
+    )
+    status, out, err = run("texts", photos / "red.png", "red 狗", "blue")
+    assert (status, err) == (0, "note: “red 狗”: The model does not know “狗”.\n")
+    assert [line.split()[2] for line in out.splitlines()] == ["red", "blue"]
+    answer = json.loads(run("texts", photos / "red.png", "red 狗", "blue", "--json")[1])
+    assert answer["notes"] == ["“red 狗”: The model does not know “狗”."]
 
 
 @pytest.mark.parametrize(
@@ -227,6 +251,7 @@ def test_info_and_verify_need_no_model(run, built, photos):
     [
         (["search", "nowhere", "red"], "There is no index in"),
         (["search", "INDEX", "  "], "The search text is empty"),
+        (["search", "INDEX", "\u200b\u2060"], "The search text is empty"),
         (["search", "INDEX", "x" * 10_000], "10,000 characters"),
         (["search", "INDEX", "red", "--k", "0"], "at least 1 photo"),
         (["search", "INDEX", "red", "--k", "-3"], "argument --k: '-3' is not a whole number"),
