@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from blip2.checkpoint_files import check_model
 from blip2.display import one_line
 from blip2.errors import UserError
 
@@ -115,12 +116,36 @@ def serve(options: argparse.Namespace) -> None:
             "--mcp makes one visitor of all agents, so that photos could not be private; leave "
             "--mcp out, or add --no-private."
         )
+    check_models(options)
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that the folder below is removed
     with tempfile.TemporaryDirectory(prefix="blip2-page-") as scratch:
         # What visitors send lives here and nowhere else, for as long as the page does.
         os.environ["GRADIO_TEMP_DIR"] = str(Path(scratch) / "received")
         launch(options, login, Path(scratch))
+
+
+def check_models(options: argparse.Namespace) -> None:
+    """Refuse models that are not there, and to shrink one that cannot be.
+
+    Raises
+    ------
+    UserError
+        If one cannot be used.
+    """
+    check_model(options.model, 2, say, options.quantize)
+    check_model(options.retriever, 1, say)
+    if options.quantize and options.device is None:
+        from demo.zerogpu import find_gpu
+
+        find_gpu()  # ZeroGPU must come before torch
+        import torch  # late: it takes seconds
+
+        if not torch.cuda.is_available():
+            raise UserError(
+                "--quantize is for a GPU and there is none here; leave it out, or add --device cpu "
+                "to save memory all the same, which makes answers slower."
+            )
 
 
 def launch(options: argparse.Namespace, login: tuple[str, str] | None, scratch: Path) -> None:

@@ -1,7 +1,8 @@
 """The command line: `python -m blip2 caption PHOTO ...` and `python -m blip2 ask PHOTO QUESTION`.
 
 Exit status: 0 when all went well; 1 when some photos were captioned and others were not; 2 when
-nothing could be done. Each thing that went wrong is one line on the error stream.
+nothing could be done; 141 when the output was closed, as by `head`. Each thing that went wrong is
+one line on the error stream.
 """
 
 import argparse
@@ -9,6 +10,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from blip2.checkpoint_files import check_model
+from blip2.closed_pipe import ends_quietly
 from blip2.display import one_line, to_json
 from blip2.errors import UserError
 
@@ -40,6 +43,7 @@ example:
 """
 
 
+@ends_quietly
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
@@ -86,6 +90,7 @@ def caption(options: argparse.Namespace) -> int:
     from blip2.processing import PhotoError, clean_text, open_photo
 
     instruction = clean_text(options.instruction, "instruction", default="")
+    check_model(options.model, 2, _say)
     model, failed = None, 0
     # No bar where the error stream is a file or the photo is alone.
     photos = tqdm(options.photos, unit="photo", disable=True if len(options.photos) == 1 else None)
@@ -136,6 +141,7 @@ def ask(options: argparse.Namespace) -> int:
     from blip2.processing import clean_text, open_photo
 
     question = clean_text(options.question, "question")
+    check_model(options.model, 2, _say)
     photo = open_photo(options.photo)
     model = _load(options)
     answer = model.chat(photo).ask(question, num_beams=options.num_beams)
@@ -157,13 +163,17 @@ def _load(options: argparse.Namespace) -> "Blip2":
 
 
 def _report(error: UserError) -> None:
-    print(f"error: {one_line(error)}", file=sys.stderr)
+    _say(f"error: {one_line(error)}")
 
 
 def _report_damage(path: str, photo: "Image.Image") -> None:
     """Say what is wrong with a photo that could be read nevertheless."""
     for note in photo.info.get("notes", ()):
-        print(f"note: {path}: {note}", file=sys.stderr)
+        _say(f"note: {one_line(path)}: {note}")
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -5,102 +5,16 @@ Frozen parts are never stored; they are named in the configuration and built fro
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
+from blip2.checkpoint_files import CheckpointError, weight_files
 from blip2.config import Blip2Config
-from blip2.errors import UserError
 
-EMBEDDED = Path(__file__).parent / "pretrained"
-WHOLE, PART = 256 * 2**20, 64 * 2**10  # bytes, of a file and of a part of it that is hashed
 FINE_TUNED = "image_reader.encoder."  # an image encoder's tensors in a fine-tuned checkpoint
 MAX_SHARD = "45MB"  # many hosts of repositories refuse or warn of files over 50 MB
-
-
-class CheckpointError(UserError):
-    """A checkpoint that is absent, incomplete or of another shape."""
-
-
-def find_checkpoint(name: str) -> Path:
-    """Folder of an embedded checkpoint (``"mini"``, ``"mini-itm"``), of a path or from the Hub.
-
-    Raises
-    ------
-    CheckpointError
-        There is no such folder, or the Hub doesn't give it.
-    """
-    embedded = sorted(path.name for path in EMBEDDED.glob("*") if path.is_dir())
-    folder = EMBEDDED / name if name in embedded else Path(os.path.expanduser(name))
-    if os.path.isfile(folder / "config.json"):
-        return folder
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not folder.exists():
-        return fetch_from_hub(name)
-    raise CheckpointError(
-        f"There is no model {name!r}: it is neither embedded ({', '.join(embedded) or 'none is'}) "
-        "nor a folder with config.json; correct the name."
-    )
-
-
-def fetch_from_hub(name: str) -> Path:
-    """Folder of a checkpoint of the Hugging Face Hub, downloaded unless it is cached.
-
-    Raises
-    ------
-    CheckpointError
-        The Hub can't be reached, or has no such checkpoint for this user.
-    """
-    import httpx
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    wanted = ["*.json", "*.safetensors", "*.txt", "*.model"]
-    try:
-        return Path(snapshot_download(name, allow_patterns=wanted))
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError, httpx.HTTPError) as error:
-        if isinstance(error, LocalEntryNotFoundError):
-            problem = "the Hugging Face Hub can't be reached and it is not in the cache"
-        elif isinstance(error, HfHubHTTPError):
-            problem = "the Hugging Face Hub has none of this name for you"
-        else:
-            problem = f"its download failed ({error})"
-        raise CheckpointError(
-            f"The model {name} can't be loaded: {problem}; try again later, name a folder, or use "
-            "the embedded mini and mini-itm."
-        ) from error
-
-
-def is_huggingface(folder: Path) -> bool:
-    """Whether a folder's ``config.json`` is of this layout and not of ours."""
-    try:
-        data = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False  # who reads it as ours says what is wrong
-    return isinstance(data, dict) and data.get("model_type") in ("blip-2", "blip_2")
-
-
-def read_stage(folder: Path, stage: int) -> Blip2Config:
-    """Read a checkpoint's configuration and see that it is of the wanted stage.
-
-    Raises
-    ------
-    CheckpointError
-        It is of the other stage.
-    """
-    config = Blip2Config.read(folder / "config.json")
-    if config.stage != stage:
-        kinds = {1: "a retriever (stage 1)", 2: "a generator (stage 2)"}
-        raise CheckpointError(
-            f"{folder.name} is {kinds[config.stage]} and {kinds[stage]} is needed here; "
-            f"try {'mini-itm' if stage == 1 else 'mini'}."
-        )
-    return config
 
 
 def save_checkpoint(
@@ -155,11 +69,8 @@ def read_tensors(folder: str | Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    files = sorted(Path(folder).glob("*.safetensors"))
-    if not files:
-        raise CheckpointError(f"No .safetensors file is in {folder}; restore the checkpoint.")
     state: dict[str, Tensor] = {}
-    for file in files:
+    for file in weight_files(folder):
         try:
             state.update(load_file(file))
         except (SafetensorError, OSError) as error:
@@ -193,33 +104,6 @@ def fill(module: nn.Module, state: dict[str, Tensor], source: str) -> None:
     module.load_state_dict(state)
 
 
-def fingerprint(folder: str | Path) -> str:
-    """Hex digest of a checkpoint's configuration and weights; an index belongs to exactly one."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(folder).glob("*")):
-        if path.name == "config.json" or path.suffix == ".safetensors":
-            digest.update(path.name.encode() + file_digest(path))
-    return digest.hexdigest()
-
-
-def file_digest(path: Path) -> bytes:
-    """SHA-256 of a file; of one above 256 MB, of its length and 256 parts spread over it.
-
-    Reading 30 GB would take longer than loading them; training on changes all tensors, so that
-    the parts tell two checkpoints apart.
-    """
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        if size <= WHOLE:
-            return hashlib.file_digest(file, "sha256").digest()
-        digest = hashlib.sha256(str(size).encode())
-        for part in range(256):
-            file.seek(part * (size - PART) // 255)
-            digest.update(file.read(PART))
-    return digest.digest()
-
-
-@torch.no_grad()
 def start_from_bert(qformer: nn.Module, state: dict[str, Tensor]) -> None:
     """Start a Q-Former from a BERT of its width (section 3.1; query FFNs copied from the text's).
 

@@ -227,6 +227,9 @@ PRESETS: dict[str, Blip2Config] = {
     ),
 }
 
+# Registered ones, see `blip2.language.register_language_model`: too small to quantise.
+SMALL_LANGUAGE_MODELS = ("smollm2-135m-instruct",)
+
 # Stage 2 of the paper: a language model of the Hub and the width of its embeddings.
 PAPER_LANGUAGE_MODELS = {
     "opt-2.7b": ("facebook/opt-2.7b", 2560),

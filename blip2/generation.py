@@ -120,6 +120,7 @@ class Blip2:
         precision = dtype or fast_dtype(place)
         placement = Placement(place, device_map, quantize)
         source = open_source(name, stage=2)
+        placement.check(source.config.language_model)  # before the other parts are loaded
         prompt = source.build(VisualPrompt, place).to(qformer_dtype(dtype))
         encoder = source.image_encoder(precision, image_size).to(place)
         language = source.language_model(precision, placement)
@@ -369,7 +370,8 @@ class Blip2:
             The writer for a plain description, also where a question asks for one; the judge with a
             thing for a question whether it is there; for what a word or two can answer the
             answerer, or the polar judge where these are "yes" and "no"; None for everything else,
-            or without :attr:`grounding`.
+            also for words that stage 1 does not know or does not read to their end, and without
+            :attr:`grounding`.
         """
         if self.grounding is None:
             return None
@@ -377,10 +379,11 @@ class Blip2:
         if asked == self.default_prompt or asks_to_describe(question):
             return self.grounding.writer, ""
         if thing := thing_asked_for(question):
-            return self.judge, thing
-        if self.grounding.answerer and asks_in_brief(question):
+            return (self.judge, thing) if self.grounding.tokenizer.read(thing).complete else None
+        answerer = self.grounding.answerer
+        if answerer and asks_in_brief(question) and answerer.questions.read(question).complete:
             polar = self.polar_judge and statement(question)
-            return self.polar_judge if polar else self.grounding.answerer, question
+            return self.polar_judge if polar else answerer, question
         return None
 
     def opening(self, states: ImageStates | None) -> list[Turns]:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import nn
 
-from blip2.checkpoints import CheckpointError, fingerprint
+from blip2.checkpoint_files import ARCHITECTURES, CheckpointError, check_architecture, fingerprint
 from blip2.config import Blip2Config, QFormerConfig
 from blip2.language import FrozenLanguageModel
 from blip2.language_models import Placement, quiet, wrap
@@ -23,7 +23,6 @@ from blip2.names import HUGGING_FACE, translations
 from blip2.vision import ImageEncoder
 from blip2.vision_transformers import EvaViT
 
-ARCHITECTURES = {"Blip2ForImageTextRetrieval": 1, "Blip2ForConditionalGeneration": 2}
 VISION, LANGUAGE = "vision_model.", "language_model."
 Trained = TypeVar("Trained", bound=nn.Module)
 
@@ -48,14 +47,9 @@ class Published:
     def __init__(self, folder: Path, stage: int) -> None:
         from transformers import Blip2Config as TheirConfig
 
+        check_architecture(folder, stage)
         self.folder = folder
         self.theirs = TheirConfig.from_pretrained(folder, local_files_only=True)
-        named = (self.theirs.architectures or ["none"])[0]
-        if ARCHITECTURES.get(named) != stage:
-            needed = next(name for name, its in ARCHITECTURES.items() if its == stage)
-            raise CheckpointError(
-                f"{folder} holds a {named} and a {needed} is needed here; choose such a checkpoint."
-            )
         self.config = our_config(self.theirs, stage, folder.name)
         self.files = tensor_files(folder)
 
@@ -273,8 +267,7 @@ def their_config(
         image_text_hidden_size=config.embed_dim,
         image_token_index=image_token,
     )
-    names = {stage: name for name, stage in ARCHITECTURES.items()}
-    whole.architectures = [names[config.stage]]
+    whole.architectures = [ARCHITECTURES[config.stage]]
     return whole
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from blip2.checkpoint_files import too_small
 from blip2.decoder import FrozenDecoder
 from blip2.encoder_decoder import FrozenEncoderDecoder
 from blip2.errors import UserError
@@ -44,6 +45,17 @@ class Placement:
             raise UserError(f"There is no quantisation {self.quantize!r}; choose 8bit or 4bit.")
         if self.device_map not in (None, "auto"):
             raise UserError(f"There is no device map {self.device_map!r}; choose auto.")
+
+    def check(self, language_model: str) -> None:
+        """Refuse to quantise or to spread a registered language model: they are small.
+
+        Raises
+        ------
+        UserError
+            That is asked for.
+        """
+        if language_model in LANGUAGE_MODELS and (self.quantize or self.device_map):
+            raise UserError(too_small(language_model))
 
     def options(self, dtype: torch.dtype) -> dict[str, Any]:
         """The same for the ``from_pretrained`` of transformers."""
@@ -84,11 +96,7 @@ def build_language_model(
     """
     if name not in LANGUAGE_MODELS:
         return load_language_model(name, dtype, placement)
-    if placement.quantize or placement.device_map:
-        raise UserError(
-            f"{name} is neither quantised nor spread over devices, because it is small: 8-bit and "
-            "4-bit would be slower; leave these options out."
-        )
+    placement.check(name)
     return LANGUAGE_MODELS[name]().to(placement.device, dtype)
 
 

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from blip2.checkpoints import CheckpointError, file_digest, fill
+from blip2.checkpoint_files import CheckpointError, check_file, file_digest
+from blip2.checkpoints import fill
 from blip2.config import PAPER_LANGUAGE_MODELS, Blip2Config, QFormerConfig
 from blip2.language import FrozenLanguageModel
 from blip2.language_models import Placement, build_language_model
@@ -49,10 +50,11 @@ class LavisFile:
     Raises
     ------
     CheckpointError
-        It can't be read, holds more than tensors, or is no BLIP-2 of this stage.
+        It is missing or can't be read, holds more than tensors, or is no BLIP-2 of this stage.
     """
 
     def __init__(self, path: Path, stage: int) -> None:
+        check_file(path)
         self.path, self.stage = path, stage
         try:
             whole = torch.load(path, map_location="cpu", weights_only=True, mmap=True)

@@ -26,7 +26,7 @@ def bert_folder(name: str) -> Path:
         There is none of this name.
     """
     from blip2.assets import minilm_dir
-    from blip2.checkpoints import find_checkpoint
+    from blip2.checkpoint_files import find_checkpoint
 
     return minilm_dir() if name in ("", "minilm") else find_checkpoint(name)
 

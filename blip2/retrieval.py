@@ -17,6 +17,7 @@ from blip2.errors import UserError
 from blip2.grounded import QFormerWriter
 from blip2.processing import open_photo
 from blip2.qformer import ImageStates
+from blip2.read_text import ReadText, UnreadableTextError
 from blip2.representation import Representation
 from blip2.sources import open_source, save_model
 from blip2.tokenization import TextTokenizer
@@ -345,6 +346,20 @@ class Blip2Retriever:
         return torch.cat(
             [self.embed_pixels(torch.stack([self.preprocess(p) for p in c])) for c in chunks]
         )
+
+    def read_text(self, text: str) -> ReadText:
+        """How much of a user's text :meth:`embed_texts` and :meth:`match` would read.
+
+        Raises
+        ------
+        UnreadableTextError
+            The model knows no word of it.
+        """
+        read = self.tokenizer.read(text)
+        if not read.known_words:
+            name = Path(self.name).name or self.model.config.name  # of a folder the last part
+            raise UnreadableTextError(f"{name} knows no word of this; it reads English.")
+        return read
 
     @torch.inference_mode()
     def embed_texts(self, texts: Sequence[str], batch_size: int = 64) -> Tensor:

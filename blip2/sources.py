@@ -8,17 +8,14 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from blip2.checkpoints import (
-    FINE_TUNED,
+from blip2.checkpoint_files import (
     CheckpointError,
-    fill,
     find_checkpoint,
     fingerprint,
     is_huggingface,
     read_stage,
-    read_tensors,
-    save_checkpoint,
 )
+from blip2.checkpoints import FINE_TUNED, fill, read_tensors, save_checkpoint
 from blip2.config import Blip2Config
 from blip2.huggingface import Published, save_huggingface
 from blip2.language import FrozenLanguageModel

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from copy import copy
+from functools import cached_property
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from blip2.errors import UserError
+from blip2.read_text import ReadText, read_encoding, script
+
+SPECIAL = ("[UNK]", "[PAD]", "[CLS]", "[SEP]", "[MASK]")
+SCRIPT_TOKENS = 1000  # an English vocabulary has at most some hundred of any script but Latin
 
 
 class TextTokenizer:
@@ -87,6 +93,19 @@ class TextTokenizer:
         ids = torch.tensor([entry.ids for entry in encoded])
         mask = torch.tensor([entry.attention_mask for entry in encoded])
         return ids, mask
+
+    def read(self, text: str) -> ReadText:
+        """How much of a text :meth:`__call__` encodes; costs as much as to encode it."""
+        encoding = self._tokenizer.encode(text)
+        unread = {self.piece_id(token) for token in SPECIAL}  # whoever types one names no word
+        return read_encoding(text, encoding, unread, self._scripts)
+
+    @cached_property
+    def _scripts(self) -> set[str]:
+        """Scripts in which the vocabulary has words."""
+        last = (token[-1] for token in self._tokenizer.get_vocab() if token)
+        counts = Counter(script(letter) for letter in last if letter.isalpha())
+        return {"LATIN"} | {name for name, count in counts.items() if count >= SCRIPT_TOKENS}
 
     def decode(self, ids: Tensor) -> list[str]:  # [B, T]
         """Words of pieces, without special ones."""

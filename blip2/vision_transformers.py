@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from blip2.checkpoints import find_checkpoint
+from blip2.checkpoint_files import find_checkpoint
 from blip2.errors import UserError
 from blip2.vision import ImageEncoder, register_image_encoder
 

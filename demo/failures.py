@@ -57,3 +57,8 @@ def free_memory() -> None:
 def notice_html(sentence: str) -> str:
     """Return a sentence as a notice; whatever it quotes stays text."""
     return f'<p role="alert">{html.escape(one_line(sentence))}</p>'
+
+
+def doubt_html(sentence: str) -> str:
+    """Return a sentence on what an answer may lack; whatever it quotes stays text."""
+    return f'<p class="doubt" role="status">{html.escape(one_line(sentence))}</p>'

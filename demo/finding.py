@@ -6,7 +6,8 @@ from time import perf_counter
 from typing import Any
 
 from blip2.display import one_line
-from demo.failures import notice_html, sentences
+from blip2.read_text import UnreadableTextError
+from demo.failures import doubt_html, notice_html, sentences
 from demo.library import Found, Library, Shown
 from demo.uploads import open_received, received_number, received_text
 from demo.visitors import Visitor
@@ -53,7 +54,9 @@ def find(
     Returns
     -------
     list of (str, str), str
-        Thumbnails with captions for the gallery, and a line about the search.
+        Thumbnails with captions for the gallery, and a line about the search. Where the model knows
+        no word of the text there are none, and the line says so: an error would leave the photos of
+        the search before in the page.
 
     Raises
     ------
@@ -65,14 +68,17 @@ def find(
         wanted = received_number(count, "number of photos to show", 1, MAX_SHOWN)
         where = read_where(library, filters)
         start = perf_counter()
-        found = library.search(
-            words,
-            wanted,
-            bool(rerank),
-            where=where,
-            visit=visitor.uploads,
-            fold=bool(filters.fold),
-        )
+        try:
+            found = library.search(
+                words,
+                wanted,
+                bool(rerank),
+                where=where,
+                visit=visitor.uploads,
+                fold=bool(filters.fold),
+            )
+        except UnreadableTextError as error:
+            return [], notice_html(str(error))
         took = perf_counter() - start
         words = words if len(words) <= 80 else f"{words[:79]}…"
         about = f"for “{html.escape(words)}”"
@@ -146,10 +152,10 @@ def found_html(about: str, found: Found, size: int, took: float, filtered: bool)
     if not found.shown and not found.lost and not found.away and filtered:
         return notice_html("No photo passes the filters; loosen or clear them.")
     line = f"<p>Best {len(found.shown)} of {size:,} photos {about}, found in {took:.2f} s</p>"
-    if found.poor:
-        line += (
-            '<p class="doubt" role="status">No good match: the model doubts that any photo here '
-            "shows this. These come nearest.</p>"
+    line += "".join(doubt_html(note) for note in found.notes)
+    if found.verdict is not None and not found.verdict.fits:
+        line += doubt_html(
+            "No good match: the model doubts that any photo here shows this. These come nearest."
         )
     if found.away:
         verb = "is" if len(found.away) == 1 else "are"

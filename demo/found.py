@@ -10,16 +10,9 @@ import numpy as np
 from demo.thumbnails import Thumbnails
 
 if TYPE_CHECKING:
-    from blip2 import Blip2Retriever
     from index import Hit
+    from index.verdict import Verdict
 
-# A text fits no photo if the best joint score of similarity and ITM is below this: so are 0.2 % of
-# captions of photos in a library of 1,000 (Flickr8k dev, mini-itm) and 28 % of 43 absent subjects;
-# fewer where more photos are judged, as re-ranking does. At 8.5 it would be 70 % of these, and 4 %
-# of the captions (tests/benchmarks/thresholds.py), but photos of other kinds than Flickr8k's have
-# lower scores: "a wild animal" finds the sample cheetahs at 7.3.
-NO_MATCH = 7.0
-SURE = 0.8  # probability by ITM that settles it, whatever the similarity
 MOST = 4096  # hits looked at: where so many are nearly the same photo, fewer are shown
 
 
@@ -57,62 +50,17 @@ class Found:
         Names of photos that matched and can no longer be shown.
     away : list of str
         Names of those that matched and cannot be shown until their drive is back.
-    best : float or None
-        Of the probabilities by ITM of the best photos, the greatest; None where there was no text.
-    fit : float or None
-        Of their joint scores, the greatest.
+    verdict : Verdict or None
+        How well the best photos fit the text; None where there was no text.
+    notes : tuple of str
+        Sentences on what of the text was not read.
     """
 
     shown: list[Shown] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
     away: list[str] = field(default_factory=list)
-    best: float | None = None
-    fit: float | None = None
-
-    @property
-    def poor(self) -> bool:
-        """Whether no photo seems to fit the text."""
-        return self.poor_at(NO_MATCH)
-
-    def poor_at(self, line: float) -> bool:
-        """The same with another line than `NO_MATCH`."""
-        return self.best is not None and self.best < SURE and self.fit < line
-
-    def judge(self, hits: Sequence["Hit"], temperature: float) -> None:
-        """Set ``best`` and ``fit`` by hits, those with a probability; see `joint_score`."""
-        from blip2.retrieval import joint_score  # late: it needs torch
-
-        judged = [hit for hit in hits if hit.match is not None]
-        if judged:
-            scores, matches = [hit.score for hit in judged], [hit.match for hit in judged]
-            self.best = max(matches)
-            self.fit = float(joint_score(scores, matches, temperature).max())
-
-
-def judge_first(
-    found: Found, retriever: "Blip2Retriever", hits: Sequence["Hit"], text: str
-) -> None:
-    """Judge the first hit by ITM, and the others where it does not fit: one settles it for all.
-
-    Parameters
-    ----------
-    found : Found
-        What was found; ``best`` and ``fit`` are those of the hits judged.
-    retriever : Blip2Retriever
-        The model.
-    hits : sequence of Hit
-        The likeliest first.
-    text : str
-        What was looked for.
-    """
-    from index.rerank import match_hits
-
-    judged: list[Hit] = []
-    for some in (hits[:1], hits[1:]):
-        judged += match_hits(retriever, list(some), text)
-        found.judge(judged, retriever.temperature)
-        if found.best is not None and not found.poor:
-            return
+    verdict: "Verdict | None" = None
+    notes: tuple[str, ...] = ()
 
 
 def show_hits(

@@ -11,7 +11,7 @@ from PIL import Image
 from blip2.errors import UserError
 from blip2.processing import clean_text
 from demo.filters import named_folders, read_where
-from demo.found import Found, Shown, judge_first, show_hits
+from demo.found import Found, Shown, show_hits
 from demo.sources import library_folder, sample_photos
 from demo.thumbnails import Thumbnails
 from demo.together import Together
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 __all__ = ["Found", "Library", "Shown", "Visit", "library_folder", "sample_photos"]
 
 RERANKED = 32  # candidates that the slower matching looks at again
-JUDGED = 4  # best candidates by similarity that tell whether anything fits
 FIRST_SHOWN = 12
 MAX_UPLOADS = 10_000  # photos that visitors may add to the library for all
 
@@ -145,12 +144,14 @@ class Library:
         Raises
         ------
         UserError
-            If the text is empty or too long.
+            If the text is empty or too long, or the model knows no word of it.
         """
         from index.rerank import rerank_hits
+        from index.verdict import judge_hits
 
         retriever = self._index.retriever
         text = clean_text(text, "search text")
+        notes = retriever.read_text(text).notes
         query = retriever.embed_texts([text])[0].numpy()  # [d]
         together = Together(self._index, visit)
 
@@ -158,13 +159,9 @@ class Library:
             return together.nearest(query, asked, where)
 
         hits = more(max(2 * count, RERANKED))
-        there = [hit for hit in hits if not hit.missing]
         head = rerank_hits(retriever, hits[: max(count, RERANKED)], text) if rerank else []
         found = self._show(hits, head, count, more, visit, fold)
-        if rerank:
-            found.judge(head, retriever.temperature)
-        else:
-            judge_first(found, retriever, there[:JUDGED], text)
+        found.verdict, found.notes = judge_hits(retriever, head or hits, text), notes
         return found
 
     def similar(

@@ -167,7 +167,7 @@ button[role="tab"][aria-selected="true"] { color: var(--primary-700); }
   margin-top: 8px !important; font-size: var(--text-sm); color: var(--body-text-color-subdued);
 }
 button:disabled { cursor: not-allowed; opacity: 0.45; }
-.candidates:not(:has(ol)), #chat-status:not(:has(p)), .photos:not(:has(img)) {
+.candidates:not(:has(ol)):not(:has(p)), #chat-status:not(:has(p)), .photos:not(:has(img)) {
   display: none;
 }
 
@@ -183,12 +183,12 @@ button:disabled { cursor: not-allowed; opacity: 0.45; }
 .gr-accordion .form > .block { padding-left: 0; padding-right: 0; }
 
 /* Sentences that say why something was refused. */
-.notice p, .meta [role="alert"] {
+.notice p, .meta [role="alert"], .candidates [role="alert"] {
   padding: 8px 12px; border-left: 3px solid var(--error-icon-color);
   border-radius: var(--radius-sm); background: var(--error-background-fill);
   color: var(--body-text-color);
 }
-.meta .doubt {
+.meta .doubt, .candidates .doubt {
   margin-top: 8px !important; padding: 8px 12px; border-left: 3px solid var(--slider-color);
   border-radius: var(--radius-sm); background: var(--background-fill-secondary);
   color: var(--body-text-color);

@@ -6,8 +6,9 @@ import gradio as gr
 import numpy as np
 
 from blip2.errors import UserError
+from blip2.read_text import UnreadableTextError
 from demo.events import QUIET, RUNS_MODEL
-from demo.failures import sentences
+from demo.failures import doubt_html, notice_html, sentences
 from demo.models import Models
 from demo.photo import PhotoPanel
 from demo.ranking import ranking_html
@@ -80,7 +81,8 @@ def order_words(models: Models, visitor: Visitor, photo: Any, lines: Any) -> str
     Returns
     -------
     str
-        The texts with their probabilities, best first, as HTML.
+        The texts with their probabilities, best first, as HTML; where the model knows no word of
+        one, a sentence instead.
 
     Raises
     ------
@@ -96,14 +98,18 @@ def order_words(models: Models, visitor: Visitor, photo: Any, lines: Any) -> str
         if len(texts) > MAX_TEXTS:
             raise UserError(f"These are {len(texts)} texts; give at most {MAX_TEXTS}.")
         path, _ = visitor.received(photo)
-        ranked = best_texts(models.retriever, open_received(path), texts, rerank=True)
+        try:
+            ranked = best_texts(models.retriever, open_received(path), texts, rerank=True)
+        except UnreadableTextError as error:  # in the place of the texts before
+            return notice_html(str(error))
         _, similarity, match = zip(*ranked, strict=True)
         fits = joint_score(similarity, match, models.retriever.temperature)
         # Both parts of the joint score are logits, so these are probabilities: of each text, if
         # one of them belongs to the photo.
         odds = np.exp(fits - fits.max())
         shares = odds / odds.sum()
-        return ranking_html(
+        notes = "".join(doubt_html(note) for note in ranked.notes)
+        return notes + ranking_html(
             [
                 (text, f"{share:.0%}", share)
                 for (text, _, _), share in zip(ranked, shares, strict=True)

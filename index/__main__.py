@@ -3,10 +3,12 @@
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from blip2.checkpoint_files import check_model, local_fingerprint
+from blip2.closed_pipe import ends_quietly
 from blip2.display import one_line as _printable
 from blip2.display import to_json
 from blip2.errors import UserError
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 Loader = Callable[[str], "Blip2Retriever"]
 
 
+@ends_quietly
 def main(argv: Sequence[str] | None = None, load_retriever: Loader | None = None) -> int:
     """Run a command.
 
@@ -36,16 +39,20 @@ def main(argv: Sequence[str] | None = None, load_retriever: Loader | None = None
     Returns
     -------
     int
-        Exit status: 0, 2 after an error that was explained, 130 if interrupted.
+        Exit status: 0, 2 after an error that was explained, 130 if interrupted, 141 if the output
+        was closed.
     """
     args = parser(_RUNS).parse_args(argv)
     try:
+        if load_retriever is None and args.retriever is not None:
+            check_model(args.retriever, 1, _say)
         return args.run(args, load_retriever or _load_retriever)
     except UserError as error:
         print(f"error: {_printable(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted: the index is as it was after its last commit", file=sys.stderr)
+        writes = args.command in ("build", "add", "remove")
+        _say("interrupted" + ": the index is as it was after its last commit" * writes)
         return 130
 
 
@@ -81,7 +88,7 @@ def _build(args: argparse.Namespace, load: Loader) -> int:
         with progress_bar(shown=share.rank == 0) as progress:
             report = build_share(args.out, args.paths, share, load(name), made, progress, options)
         return 0 if report is None else _report(report, len(PhotoIndex.open(args.out, None)), args)
-    if there and args.retriever is None and fingerprint_of(name) in (None, kept.fingerprint):
+    if there and args.retriever is None and local_fingerprint(name) in (None, kept.fingerprint):
         # Whether anything is new can be told without a model, which takes seconds to load.
         index = PhotoIndex.open(args.out, None)
     elif there:
@@ -165,23 +172,30 @@ def _remove(args: argparse.Namespace, load: Loader) -> int:
 
 
 def _search(args: argparse.Namespace, load: Loader) -> int:
+    from blip2.processing import clean_text
     from index.places import Where
+    from index.verdict import CANDIDATES, judge_hits
 
     if (args.text is None) == (args.photo is None):
         raise UserError("Give either a text to look for or --photo with a photo.")
+    if args.photo is not None and args.rerank:
+        raise UserError("--rerank compares photos with a text; leave it out with --photo.")
+    text = None if args.text is None else clean_text(args.text, "search text")
     folder = None if args.folder is None else Path(os.path.abspath(args.folder))
     where = Where(folder, args.name, args.since, args.until)
     index = _open(args.index, args.retriever, load)
-    if args.photo is None:
-        hits = index.search(args.text, args.k, args.rerank, where)
-    elif args.rerank:
-        raise UserError("--rerank compares photos with a text; leave it out with --photo.")
-    else:
+    notes, fits = (), None
+    if text is None:
         hits = index.similar(args.photo, args.k, where)
+    else:
+        found = index.search(text, max(args.k, CANDIDATES), args.rerank, where)
+        verdict = judge_hits(index.retriever, found, text)
+        hits, notes = found[: args.k], found.notes
+        fits = None if verdict is None else verdict.fits
     if args.json:
         found = [{**vars(hit), "path": str(hit.path)} for hit in hits]
         asked = {"text": args.text} if args.photo is None else {"photo": str(args.photo)}
-        _print_json({**asked, "hits": found})
+        _print_json({**asked, "hits": found, "fits": fits, "notes": notes})
         return 0
     for hit in hits:
         match = "" if hit.match is None else f"  match {hit.match:.3f}"
@@ -189,6 +203,9 @@ def _search(args: argparse.Namespace, load: Loader) -> int:
         print(f"{hit.rank:4}  {hit.score:.4f}{match}  {_printable(hit.path)}{missing}")
     if where and not hits:
         print("no photo of the index is among those that were asked for", file=sys.stderr)
+    if fits is False:
+        print("nothing fits well: the model doubts that any photo here shows this", file=sys.stderr)
+    _print_notes(notes)
     return 0
 
 
@@ -207,11 +224,12 @@ def _texts(args: argparse.Namespace, load: Loader) -> int:
     found = best_texts(load(args.retriever or DEFAULT_RETRIEVER), args.photo, texts, args.rerank)
     if args.json:
         named = [{"text": t, "score": s, "match": m} for t, s, m in found]
-        _print_json({"photo": str(args.photo), "texts": named})
+        _print_json({"photo": str(args.photo), "texts": named, "notes": found.notes})
         return 0
     for rank, (text, score, match) in enumerate(found, start=1):
         judged = "" if match is None else f"  match {match:.3f}"
         print(f"{rank:4}  {score:.4f}{judged}  {_printable(text)}")
+    _print_notes(found.notes)
     return 0
 
 
@@ -278,6 +296,7 @@ def _look_for_photos(
 
 
 def _load_retriever(name: str) -> "Blip2Retriever":
+    check_model(name, 1, _say)  # before torch is imported, which takes seconds
     from blip2 import Blip2Retriever
 
     return Blip2Retriever.from_pretrained(name)
@@ -287,12 +306,9 @@ def _print_json(value: Any) -> None:
     print(to_json(value, indent=2))
 
 
-def fingerprint_of(name: str) -> str | None:
-    """Return the fingerprint of a checkpoint that lies here; None where it can't be told soon."""
-    from blip2.checkpoints import EMBEDDED, fingerprint
-
-    folder = EMBEDDED / name if (EMBEDDED / name).is_dir() else Path(os.path.expanduser(name))
-    return fingerprint(folder) if (folder / "config.json").is_file() else None
+def _print_notes(notes: Iterable[str]) -> None:
+    for note in notes:
+        _say(f"note: {_printable(note)}")
 
 
 _RUNS = {

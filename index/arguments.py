@@ -120,7 +120,7 @@ def parser(runs: dict[str, Callable]) -> argparse.ArgumentParser:
         "--since", metavar="DATE", type=_date, help="changed then or later, 2024-05-31"
     )
     only.add_argument("--until", metavar="DATE", type=_end_of_day, help="changed then or before")
-    search.add_argument("--k", metavar="N", type=_count, default=12, help="photos wanted (12)")
+    search.add_argument("--k", metavar="N", type=_wanted, default=12, help="photos wanted (12)")
     search.add_argument(
         "--rerank",
         metavar="N",
@@ -141,6 +141,14 @@ def parser(runs: dict[str, Callable]) -> argparse.ArgumentParser:
 def _count(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0")
+    return int(text)
+
+
+def _wanted(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a whole number from 1; ask for at least 1 photo"
+        )
     return int(text)
 
 

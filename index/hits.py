@@ -1,16 +1,20 @@
 """What a search gives: photos for a text or a photo, and texts for a photo."""
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from blip2.errors import UserError
 from index.places import Place, Where
 
 if TYPE_CHECKING:
     from blip2 import Blip2Retriever
+    from blip2.read_text import ReadText
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -50,9 +54,24 @@ class Hit:
     away: bool = field(default=False, compare=False)
 
 
+class Results(list[T]):
+    """What was found for a text, best first.
+
+    Attributes
+    ----------
+    notes : tuple of str
+        A sentence about each way in which the model did not read the text; see
+        `blip2.read_text.ReadText`.
+    """
+
+    def __init__(self, found: Iterable[T] = (), notes: Iterable[str] = ()) -> None:
+        super().__init__(found)
+        self.notes = tuple(notes)
+
+
 def best_texts(
     retriever: "Blip2Retriever", photo: Any, texts: list[str], rerank: bool = False
-) -> list[tuple[str, float, float | None]]:
+) -> Results[tuple[str, float, float | None]]:
     """Order texts by how well they describe a photo.
 
     Parameters
@@ -68,21 +87,23 @@ def best_texts(
 
     Returns
     -------
-    list of (str, float, float or None)
+    Results of (str, float, float or None)
         Text, similarity and, where it was asked for, the probability by ITM; best first, equal
         ones in their order.
 
     Raises
     ------
     UserError
-        If there is no text, or the photo cannot be used.
+        If there is no text, the model knows no word of one, or the photo cannot be used.
     """
     from blip2.processing import clean_text
+    from blip2.read_text import quoted
     from blip2.retrieval import joint_score
 
     if not texts:
         raise UserError("There are no texts to choose from; give at least one.")
     texts = [clean_text(text, "text") for text in texts]
+    notes = [f"{quoted(text)}: {note}" for text in texts for note in _read(retriever, text).notes]
     queries = retriever.embed_images([photo])[0]  # [Q, d]
     scores = (retriever.embed_texts(texts) @ queries.T).amax(1).tolist()
     matches: list[float | None] = [None] * len(texts)
@@ -91,7 +112,17 @@ def best_texts(
         matches = retriever.match([photo] * len(texts), texts).tolist()
         order = joint_score(scores, matches, retriever.temperature).tolist()
     best = sorted(range(len(texts)), key=lambda i: -order[i])
-    return [(texts[i], scores[i], matches[i]) for i in best]
+    return Results(((texts[i], scores[i], matches[i]) for i in best), notes)
+
+
+def _read(retriever: "Blip2Retriever", text: str) -> "ReadText":
+    """Read one of several texts; an error says which."""
+    from blip2.read_text import UnreadableTextError, quoted
+
+    try:
+        return retriever.read_text(text)
+    except UnreadableTextError as error:
+        raise UnreadableTextError(f"{quoted(text)} cannot be compared: {error}") from None
 
 
 def make_hit(photo: int, score: float, places: list[Place], where: Where | None) -> Hit:

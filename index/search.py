@@ -20,7 +20,7 @@ from index.grow import (
     note_folders,
     update_photos,
 )
-from index.hits import Hit, make_hit, ranked
+from index.hits import Hit, Results, make_hit, ranked
 from index.listing import Listing
 from index.lookup import check_whole, describe, kept_photo
 from index.manifest import NAME as MANIFEST
@@ -253,7 +253,7 @@ class PhotoIndex:
 
     def search(
         self, text: str, k: int = 12, rerank: int = 0, where: Where | None = None
-    ) -> list[Hit]:
+    ) -> Results[Hit]:
         """Find the photos that a text describes best.
 
         In a small library the ranking by similarity is exact: that of comparing the text with every
@@ -274,13 +274,14 @@ class PhotoIndex:
 
         Returns
         -------
-        list of Hit
-            Best first, ``k`` of them unless there are fewer.
+        Results of Hit
+            Best first, ``k`` of them unless there are fewer; its ``notes`` say which words of the
+            text were not read. `index.verdict.judge_hits` tells whether any of them fits.
 
         Raises
         ------
         UserError
-            If the text is empty or too long.
+            If the text is empty or too long, or the model knows no word of it.
         IndexFileError
             If the index was damaged or deleted since it was opened.
         """
@@ -289,9 +290,11 @@ class PhotoIndex:
         text = clean_text(text, "search text")
         if k < 1 or rerank < 0:
             raise UserError(f"Ask for at least 1 photo and 0 to re-rank, not {k} and {rerank}.")
+        notes = self.retriever.read_text(text).notes
         query = self.retriever.embed_texts([text])[0].numpy()  # [d]
         hits = self._hits(query, max(k, rerank), where)
-        return ranked((rerank_hits(self.retriever, hits[:rerank], text) + hits[rerank:])[:k])
+        best = (rerank_hits(self.retriever, hits[:rerank], text) + hits[rerank:])[:k]
+        return Results(ranked(best), notes)
 
     def similar(self, photo: Any, k: int = 12, where: Where | None = None) -> list[Hit]:
         """Find the photos that are most like one.

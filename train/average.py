@@ -60,7 +60,8 @@ def average(models: Sequence[str], weights: Sequence[float], out: Path) -> None:
     """
     from safetensors import SafetensorError
 
-    from blip2.checkpoints import find_checkpoint, is_huggingface, read_tensors, write_tensors
+    from blip2.checkpoint_files import find_checkpoint, is_huggingface
+    from blip2.checkpoints import read_tensors, write_tensors
     from blip2.config import Blip2Config
 
     if len(models) < 2:

@@ -316,7 +316,7 @@ def model_config(
     UserError
         There is no such preset, folder or image encoder, or it is of the other stage.
     """
-    from blip2.checkpoints import read_stage
+    from blip2.checkpoint_files import read_stage
 
     if preset not in PRESETS and (Path(preset) / "config.json").is_file():
         # What is trained is to describe and to answer by itself.

@@ -143,7 +143,8 @@ def start_from(prompt: VisualPrompt, folder: str) -> bool:
     """
     from pathlib import Path
 
-    from blip2.checkpoints import fill, find_checkpoint, read_tensors
+    from blip2.checkpoint_files import find_checkpoint
+    from blip2.checkpoints import fill, read_tensors
     from blip2.config import Blip2Config
 
     source = Path(find_checkpoint(folder))

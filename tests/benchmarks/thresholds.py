@@ -1,9 +1,9 @@
 """Where the page draws its lines, on photos with captions: "no good match" and "nearly the same".
 
 `python -m tests.benchmarks.thresholds 'shards/dev-*.tar'` prints for some values of
-`demo.found.NO_MATCH` how many texts are said to fit no photo: captions of the photos, and subjects
-that hardly any photo shows. Then, for some values of `index.alike.ALIKE`, how many copies of photos
-fold under the photo itself, and how many different photos do.
+`index.verdict.MIN_SCORE` how many texts are said to fit no photo: captions of the photos, and
+subjects that hardly any photo shows. Then, for some values of `index.alike.ALIKE`, how many copies
+of photos fold under the photo itself, and how many different photos do.
 """
 
 from __future__ import annotations
@@ -46,24 +46,22 @@ def copies(photo: Image.Image) -> dict[str, Image.Image]:
 
 def no_match(retriever, images: np.ndarray, photos: list[Path], captions: list[str]) -> None:
     """Print for how many captions and absent subjects no photo seems to fit."""
-    from demo.found import NO_MATCH, Found
-    from demo.library import JUDGED
     from index.hits import Hit
     from index.rerank import match_hits
+    from index.verdict import CANDIDATES, MIN_SCORE, verdict_of
 
-    told: dict[str, list[Found]] = {"captions": [], "absent subjects": []}
+    verdicts: dict[str, list] = {"captions": [], "absent subjects": []}
     for kind, texts in (("captions", captions), ("absent subjects", ABSENT)):
         for text in texts:
             query = retriever.embed_texts([text])[0].numpy()  # [d]
             scores = (images @ query).max(1)  # [P]
-            best = np.argsort(-scores)[:JUDGED]
+            best = np.argsort(-scores)[:CANDIDATES]
             hits = [Hit(1, photos[i], float(scores[i]), None, False) for i in best]
-            found = Found()
-            found.judge(match_hits(retriever, hits, text), retriever.temperature)
-            told[kind].append(found)
+            matched = match_hits(retriever, hits, text)
+            verdicts[kind].append(verdict_of(matched, retriever.temperature))
     print(f"no good match ({len(photos)} photos, {len(captions)} captions, {len(ABSENT)} subjects)")
-    for line in sorted({NO_MATCH, *np.arange(8, 25) / 2}):
-        shares = [np.mean([found.poor_at(line) for found in of]) for of in told.values()]
+    for line in sorted({MIN_SCORE, *np.arange(8, 25) / 2}):
+        shares = [np.mean([not v.fits_at(line) for v in of]) for of in verdicts.values()]
         print(f"  {line:5.1f}  captions {shares[0]:.3f}  absent subjects {shares[1]:.3f}")
 
 

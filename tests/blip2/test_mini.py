@@ -6,10 +6,13 @@ import pytest
 import torch
 
 from blip2 import Blip2, Blip2Retriever, UserError
-from blip2.checkpoints import EMBEDDED, read_tensors
+from blip2.checkpoint_files import EMBEDDED
+from blip2.checkpoints import read_tensors
 from blip2.processing import open_photo
 from demo.library import sample_photos
+from index import PhotoIndex, best_texts
 from index.embed import DECODED
+from index.verdict import judge_hits
 
 PHOTOS = {path.stem: path for path in sample_photos()}
 
@@ -73,6 +76,51 @@ def test_an_empty_instruction_describes_and_a_long_one_is_refused(mini):
         mini.caption(photo, "a" * 10_000)
     with pytest.raises(UserError, match="question is empty"):
         mini.chat(photo).ask("  ")
+
+
+def test_stage_1_answers_no_question_that_it_cannot_read(mini):
+    """The language model spells whatever there is; to stage 1 all unknown words are one."""
+    read, unread = "What color is the cat?", "What color is the 猫?"
+    assert mini.witness(read) == (mini.grounding.answerer, read) and mini.witness(unread) is None
+    assert mini.witness("Is there a dog?") == (mini.judge, "a dog")
+    for thing in ("狗", "🐶", "собака", "dog with a " + "very " * 20 + "long tail"):
+        assert mini.witness(f"Is there a {thing}?") is None
+    assert mini.witness("Is the dog red?") and mini.witness("Is the 狗 red?") is None
+    chat = mini.chat(PHOTOS["chelsea"])
+    assert chat.ask("What color is the 猫?", max_new_tokens=5)
+    for invisible in ("\u200b", "\u2060\ufeff"):
+        with pytest.raises(UserError, match="question is empty"):
+            chat.ask(invisible)
+        assert mini.caption(PHOTOS["chelsea"], invisible) == mini.caption(PHOTOS["chelsea"])
+
+
+@pytest.mark.parametrize("text", ["狗", "🐶", "собака", "狗!", "\u200b", "...", "x" * 120])
+def test_a_text_without_a_known_word_is_refused(retriever, text):
+    with pytest.raises(UserError, match=r"^mini-itm knows no word of this; it reads English\.$"):
+        retriever.read_text(text)
+
+
+def test_a_search_of_the_real_model_says_what_it_did_not_read(retriever, tmp_path):
+    index = PhotoIndex.create(tmp_path / "index", retriever)
+    index.add([PHOTOS["chelsea"], PHOTOS["coffee"], PHOTOS["rocket"]])
+    for text in ("狗", "🐶"):
+        with pytest.raises(UserError, match="knows no word of this"):
+            index.search(text)
+        with pytest.raises(UserError, match=f"^“{text}” cannot be compared: mini-itm knows no"):
+            best_texts(retriever, PHOTOS["chelsea"], ["a cat", text])
+    found = index.search("a cat")
+    assert found.notes == () and found[0].path == PHOTOS["chelsea"]
+    assert index.search("a cat 狗").notes == ("The model does not know “狗”.",)
+    # Of 22 tokens: "saucer" has two.
+    long = "a cup of coffee on a saucer with a spoon " + "that stands on a table " * 4
+    assert index.search(long).notes == ("Only the first 21 of 30 words were read.",)
+    assert best_texts(retriever, PHOTOS["chelsea"], ["a cat", long]).notes == (
+        "“a cup of coffee on a saucer w…”: Only the first 21 of 30 words were read.",
+    )
+    assert judge_hits(retriever, found, "a cat").fits
+    volcano = "a helicopter landing on a volcano"
+    assert not judge_hits(retriever, index.search(volcano), volcano).fits
+    assert not judge_hits(retriever, index.search(volcano, rerank=3), volcano).fits
 
 
 @pytest.mark.parametrize(

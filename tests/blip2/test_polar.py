@@ -18,7 +18,9 @@ from tests.tiny import text_tokenizer
 @pytest.fixture
 def tokenizer(tmp_path) -> TextTokenizer:
     """The tiny one, whose words "describe" and "photo" are called "yes" and "no"."""
-    renamed = text_tokenizer().to_str().replace('"describe"', '"yes"').replace('"photo"', '"no"')
+    renamed = text_tokenizer().to_str()
+    for word, other in {"describe": "yes", "photo": "no", "bike": "or"}.items():
+        renamed = renamed.replace(f'"{word}"', f'"{other}"')
     Tokenizer.from_str(renamed).save(str(tmp_path / "tokenizer.json"))
     return TextTokenizer(tmp_path, 16)
 

@@ -219,3 +219,25 @@ def test_clean_text() -> None:
     assert clean_text("x" * MAX_TEXT_CHARS, "question") == "x" * 2000
     with pytest.raises(UserError, match=r"instruction has 10,000 characters.* at most 2,000\.$"):
         clean_text("x" * 10_000, "instruction", default="")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\u200b",  # zero-width space
+        " \u200d\ufeff\u2060 ",  # joiners and a byte order mark
+        "\u202e\u00ad",  # right-to-left override, soft hyphen
+        "\ufe0f\u0301",  # a variation selector and an accent with nothing below
+        "\x00\x1b",
+        "\u3164\u2800",  # Hangul filler, a Braille pattern without dots
+    ],
+)
+def test_a_text_that_shows_nothing_is_empty(text: str) -> None:
+    with pytest.raises(UserError, match=r"^The question is empty; write a few words\.$"):
+        clean_text(text, "question")
+    assert clean_text(text, "instruction", default="a photo of") == "a photo of"
+
+
+@pytest.mark.parametrize("text", ["狗", "🐶", "👨\u200d👩\u200d👧", "?", "5", "é", "→", "a\u200b"])
+def test_whatever_shows_is_kept_as_it_is(text: str) -> None:
+    assert clean_text(text, "question") == text

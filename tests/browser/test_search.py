@@ -65,6 +65,45 @@ def test_photos_are_found_by_words(visit: Callable[..., Page]) -> None:
     photograph(page, "search-no-match-1440-light")
 
 
+def test_what_was_not_read_is_said(visit: Callable[..., Page]) -> None:
+    page = visit()
+    show_tab(page, "Search")
+    status = page.locator("#search-status")
+    assert search(page, "a cat")
+    for text in ("狗", "🐶", "...!"):
+        page.fill("#search-text textarea", text)
+        page.click("#search-run")
+        expect(status).to_have_text("mini-itm knows no word of this; it reads English.")
+        expect(page.locator("#search-gallery .caption-label")).to_have_count(0)
+        search(page, "a cat")
+    photograph(page, "search-before-unread-1440-light")
+    page.fill("#search-text textarea", "狗")
+    page.click("#search-run")
+    expect(status).to_contain_text("it reads English")
+    photograph(page, "search-unread-1440-light")
+    search(page, "a cat 狗")
+    expect(status).to_contain_text("The model does not know “狗”.")
+    photograph(page, "search-partly-read-1440-light")
+    page.fill("#search-text textarea", "a cat " + "and another cat " * 9)
+    page.click("#search-run")
+    expect(status).to_contain_text("Only the first 22 of 29 words were read.", timeout=ANSWER)
+
+    pick_sample(page, 4)
+    unfold(page, "search-words")
+    page.fill("#words-lines textarea", "a dog on the beach\na red motorcycle 狗")
+    page.click("#words-run")
+    ranked = page.locator("#words-ranked")
+    expect(ranked).to_contain_text("The model does not know “狗”.", timeout=ANSWER)
+    expect(ranked.locator("li")).to_have_count(2)
+    photograph(page, "search-words-partly-read-1440-light")
+    page.fill("#words-lines textarea", "a dog on the beach\n狗")
+    page.click("#words-run")
+    refusal = "“狗” cannot be compared: mini-itm knows no word of this; it reads English."
+    expect(ranked.get_by_text(refusal)).to_be_visible(timeout=ANSWER)
+    expect(ranked.locator("li")).to_have_count(0)
+    photograph(page, "search-words-unread-1440-light")
+
+
 def test_filters(visit: Callable[..., Page]) -> None:
     page = visit()
     show_tab(page, "Search")

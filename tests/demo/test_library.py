@@ -275,15 +275,14 @@ def test_what_is_lost_after_the_last_photo_shown_is_not_told(library, photos):
 
 def test_a_search_tells_whether_anything_fits(library, photos):
     found = library.search("red", 12, rerank=False)
-    assert found.best == pytest.approx(1) and not found.poor
+    assert found.verdict.match == pytest.approx(1) and found.verdict.fits
     assert all(shown.hit.match is None for shown in found.shown)
     found = library.search("green", 12, rerank=False)
-    assert found.best < 0.5 and found.poor
-    assert library.search("green", 12, rerank=True).poor
+    assert found.verdict.match < 0.5 and not found.verdict.fits
+    assert not library.search("green", 12, rerank=True).verdict.fits
     photos[1].unlink()  # a photo that is gone fits nothing
-    assert library.search("red", 12, rerank=False).poor
-    assert library.similar(Image.open(photos[2]), 12).best is None
-    assert not library.similar(Image.open(photos[2]), 12).poor
+    assert not library.search("red", 12, rerank=False).verdict.fits
+    assert library.similar(Image.open(photos[2]), 12).verdict is None
 
 
 def test_where_the_first_photo_fits_no_other_is_judged(library, photos, retriever):
@@ -291,21 +290,21 @@ def test_where_the_first_photo_fits_no_other_is_judged(library, photos, retrieve
         return [Path(photo).name for photo in retriever.matched]
 
     # By its best query half.png is as like it as the red one, but ITM does not confirm it.
-    assert not library.search("red", 12, rerank=False).poor
+    assert library.search("red", 12, rerank=False).verdict.fits
     assert judged() == ["half.png", "red.png", "blue.png"]
     retriever.matched.clear()
     photos[0].unlink()
-    assert not library.search("red", 12, rerank=False).poor
+    assert library.search("red", 12, rerank=False).verdict.fits
     assert judged() == ["red.png"]
     retriever.matched.clear()
-    assert library.search("green", 12, rerank=False).poor
+    assert not library.search("green", 12, rerank=False).verdict.fits
     assert sorted(judged()) == ["blue.png", "red.png"]  # nothing fits: all are looked at
 
 
-def test_nothing_to_judge_is_not_poor(tmp_path, retriever):
+def test_without_photos_there_is_no_verdict(tmp_path, retriever):
     index = PhotoIndex.create(tmp_path / "empty", retriever)
     found = Library(index, tmp_path / "empty", tmp_path / "t").search("red", 12, rerank=True)
-    assert (found.shown, found.best, found.poor) == ([], None, False)
+    assert (found.shown, found.verdict) == ([], None)
 
 
 def test_similar_by_thumbnail_is_similar_by_photo(library, photos, retriever):

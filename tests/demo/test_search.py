@@ -138,6 +138,24 @@ def test_doubt_is_said(library):
     assert "No good match" not in search(library, "red")[1]
 
 
+@pytest.mark.parametrize("text", ["狗", "🐶", "?!"])
+def test_a_text_without_a_known_word_finds_nothing_and_says_why(library, text):
+    items, line = search(library, text)
+    assert items == []
+    assert line == '<p role="alert">colours knows no word of this; it reads English.</p>'
+    with pytest.raises(gr.Error, match="search text is empty"):
+        search(library, "\u200b")
+
+
+def test_what_of_a_text_was_not_read_is_said(library):
+    items, line = search(library, "red 狗 <b>")
+    assert len(items) == 3
+    assert (
+        '<p class="doubt" role="status">The model does not know “狗” and “&lt;b&gt;”.</p>' in line
+    )
+    assert "does not know" not in search(library, "red")[1]
+
+
 def test_filters_narrow_a_search_and_say_when_nothing_is_left(library):
     items, _ = search(library, "red", name="b*")
     assert names(items) == ["blue.png"]
@@ -187,6 +205,16 @@ def test_texts_are_ordered_by_how_well_they_fit(blip2, retriever, sent):
     shares = [int(share) for share in re.findall(r'score">(\d+)%', ranked)]
     assert shares == sorted(shares, reverse=True) and 99 <= sum(shares) <= 101
     assert ranked.index(">blue<") < min(ranked.index(">red<"), ranked.index(">green<"))
+    assert "does not know" not in ranked
+    noted = order_words(models, HERE, sent("a.png", "blue"), "red 狗\nblue")
+    assert noted.startswith(
+        '<p class="doubt" role="status">“red 狗”: The model does not know “狗”.</p><ol>'
+    )
+    refused = order_words(models, HERE, sent("a.png", "blue"), "red\n狗")
+    assert refused == (
+        '<p role="alert">“狗” cannot be compared: colours knows no word of this; it reads English.'
+        "</p>"
+    )
     with pytest.raises(gr.Error, match="list of texts is empty"):
         order_words(models, HERE, sent("a.png"), "  ")
     with pytest.raises(gr.Error, match="give at most 48"):

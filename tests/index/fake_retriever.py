@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from blip2.processing import open_photo
+from blip2.read_text import ReadText, UnreadableTextError
 
 COLOURS = {
     "red": (255, 0, 0),
@@ -46,13 +47,21 @@ class FakeRetriever:
     def embed_images(self, photos: list) -> torch.Tensor:
         return self.embed_pixels(torch.stack([self.preprocess(photo) for photo in photos]))
 
+    def read_text(self, text: str) -> ReadText:
+        """Every word is known that is of ASCII letters and digits."""
+        words = text.split()
+        unknown = tuple(word for word in words if not (word.isascii() and word.isalnum()))
+        if len(unknown) == len(words):
+            raise UnreadableTextError(f"{self.name} knows no word of this; it reads English.")
+        return ReadText(text, len(words), len(words), len(words) - len(unknown), unknown)
+
     def embed_texts(self, texts: list[str], batch_size: int = 64) -> torch.Tensor:
-        return self._unit(torch.tensor([COLOURS[text] for text in texts]) / 255)
+        return self._unit(torch.tensor([colour_of(text) for text in texts]) / 255)
 
     def match(self, photos: list, texts: list[str], batch_size: int = 32) -> torch.Tensor:
         self.matched += photos
         means = torch.stack([self.preprocess(photo).mean((1, 2)) for photo in photos])
-        wanted = torch.tensor([COLOURS[text] for text in texts]) / 255
+        wanted = torch.tensor([colour_of(text) for text in texts]) / 255
         return 1 - (means - wanted).abs().mean(1)
 
     def _unit(self, colours: torch.Tensor) -> torch.Tensor:
@@ -60,6 +69,11 @@ class FakeRetriever:
         vectors[..., :3] = colours
         vectors[..., 3] = 0.25  # black, too, has a direction
         return torch.nn.functional.normalize(vectors, dim=-1)
+
+
+def colour_of(text: str) -> tuple[int, int, int]:
+    """The colour that a text names, whatever else is in it."""
+    return next(COLOURS[word] for word in text.split() if word in COLOURS)
 
 
 def paint(path: Path, *quarters: str, size: int = 16) -> Path:

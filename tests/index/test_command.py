@@ -63,7 +63,7 @@ def test_search_json(run, built, photos):
     status, out, _ = run("search", built, "red", "--json", "--k", "2")
     answer = json.loads(out)
     assert status == 0
-    assert answer["text"] == "red"
+    assert (answer["text"], answer["fits"], answer["notes"]) == ("red", True, [])
     half, red = answer["hits"]
     modified = half.pop("modified")
     assert datetime.fromisoformat(modified) > datetime(2024, 1, 1, tzinfo=UTC)
@@ -103,6 +103,80 @@ def test_search_among_some_of_the_photos(run, built, photos):
     assert names("--since", "2001-09-08", "--name", "?e*") == ["red.png"]
     assert "among those" in run("search", built, "red", "--name", "nothing")[2]
     assert run("search", built, "red", "--since", "yesterday")[0] == 2
+
+
+def test_a_search_says_whether_anything_fits(run, built, photos):
+    """As the page does: re-ranked or not, and however few photos are asked for."""
+    doubt = "nothing fits well: the model doubts that any photo here shows this\n"
+    for options in ([], ["--rerank", "1"], ["--rerank", "3"], ["--k", "1"]):
+        assert run("search", built, "red", *options)[::2] == (0, "")
+        status, out, err = run("search", built, "green", *options)
+        assert (status, err) == (0, doubt) and len(out.splitlines()) == (
+            1 if "--k" in options else 3
+        )
+        for text, fits in (("red", True), ("green", False)):
+            status, out, err = run("search", built, text, "--json", *options)
+            assert (status, err) == (0, "") and json.loads(out)["fits"] is fits
+    # Photos that are gone cannot be judged, and a photo is not looked for in vain.
+    assert (
+        json.loads(run("search", built, "--photo", photos / "red.png", "--json")[1])["fits"] is None
+    )
+    for photo in photos.rglob("*.png"):
+        photo.unlink()
+    status, out, err = run("search", built, "green", "--json")
+    assert (status, err) == (0, "") and json.loads(out)["fits"] is None
+    assert run("search", built, "green")[2] == ""
+
+
+def test_what_was_not_read_is_said(run, built, photos):
+    status, out, err = run("search", built, "狗 🐶")
+    assert (status, out) == (2, "")
+    assert err == "error: colours knows no word of this; it reads English.\n"
+    status, out, err = run("search", built, "red 狗", "--k", "1")
+    assert (status, err) == (0, "note: The model does not know “狗”.\n") and out.count("\n") == 1
+    status, out, err = run("search", built, "red 狗", "--json")
+    answer = json.loads(out)
+    assert (status, err) == (0, "") and answer["hits"]
+    assert answer["notes"] == ["The model does not know “狗”."]
+    assert json.loads(run("search", built, "red", "--json")[1])["notes"] == []
+
+    status, out, err = run("texts", photos / "red.png", "red", "?!")
+    assert (status, out) == (2, "")
+    assert err == (
+        "error: “?!” cannot be compared: mini-itm knows no word of this; it reads English.\n"
+    )
+    status, out, err = run("texts", photos / "red.png", "red 狗", "blue")
+    assert (status, err) == (0, "note: “red 狗”: The model does not know “狗”.\n")
+    assert [line.split()[2] for line in out.splitlines()] == ["red", "blue"]
+    answer = json.loads(run("texts", photos / "red.png", "red 狗", "blue", "--json")[1])
+    assert answer["notes"] == ["“red 狗”: The model does not know “狗”."]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["build", "PHOTOS", "--out", "NEW"], "the index is as it was after its last commit"),
+        (["add", "INDEX", "PHOTOS"], "the index is as it was after its last commit"),
+        (["search", "INDEX", "red"], ""),
+        (["texts", "PHOTO", "red"], ""),
+        (["info", "INDEX", "--retriever", "colours"], ""),
+    ],
+)
+def test_an_interrupt_speaks_of_commits_where_there_are_some(
+    built, photos, tmp_path, capsys, arguments, says
+):
+    def load(name: str) -> FakeRetriever:
+        raise KeyboardInterrupt
+
+    places = {
+        "PHOTOS": photos,
+        "PHOTO": photos / "red.png",
+        "INDEX": built,
+        "NEW": tmp_path / "new",
+    }
+    capsys.readouterr()
+    assert main([str(places.get(argument, argument)) for argument in arguments], load) == 130
+    assert capsys.readouterr() == ("", f"interrupted{': ' * bool(says)}{says}\n")
 
 
 def test_texts_for_a_photo(run, photos, tmp_path):
@@ -179,6 +253,7 @@ def test_info_and_verify_need_no_model(run, built, photos):
     [
         (["search", "nowhere", "red"], "There is no index in"),
         (["search", "INDEX", "  "], "The search text is empty"),
+        (["search", "INDEX", "\u200b\u2060"], "The search text is empty"),
         (["search", "INDEX", "x" * 10_000], "10,000 characters"),
         (["search", "INDEX", "red", "--k", "0"], "at least 1 photo"),
         (["search", "INDEX", "red", "--k", "-3"], "argument --k: '-3' is not a whole number"),

@@ -9,7 +9,7 @@ from PIL import Image
 from transformers import BlipImageProcessorPil
 
 from blip2 import Blip2, Blip2Retriever, UserError
-from blip2.checkpoints import CheckpointError
+from blip2.checkpoint_files import CheckpointError
 from blip2.decoding import Decoding
 from blip2.encoder_decoder import split_prefix
 from blip2.huggingface import save_huggingface

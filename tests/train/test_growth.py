@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from blip2.checkpoints import CheckpointError, fill
+from blip2.checkpoint_files import CheckpointError
+from blip2.checkpoints import fill
 from blip2.config import Blip2Config
 from blip2.representation import Representation
 from tests.tiny import STAGE1

@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 from blip2 import Blip2, Blip2Retriever
-from blip2.checkpoints import EMBEDDED, read_tensors
+from blip2.checkpoint_files import EMBEDDED
+from blip2.checkpoints import read_tensors
 from blip2.config import PRESETS, Blip2Config
 from blip2.decoding import Decoding
 from blip2.errors import UserError
