@@ -244,6 +244,3 @@ def file_digest(path: Path) -> bytes:
             file.seek(part * (size - PART) // 255)
             digest.update(file.read(PART))
     return digest.digest()
-
-
-@torch.no_grad()

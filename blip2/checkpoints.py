@@ -104,6 +104,7 @@ def fill(module: nn.Module, state: dict[str, Tensor], source: str) -> None:
     module.load_state_dict(state)
 
 
+@torch.no_grad()
 def start_from_bert(qformer: nn.Module, state: dict[str, Tensor]) -> None:
     """Start a Q-Former from a BERT of its width (section 3.1; query FFNs copied from the text's).
 

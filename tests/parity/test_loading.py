@@ -127,7 +127,7 @@ def test_a_model_that_the_hub_does_not_give(tmp_path):
 
 
 def test_a_large_file_is_told_by_parts_of_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoints, "WHOLE", 2**20)
+    monkeypatch.setattr("blip2.checkpoint_files.WHOLE", 2**20)
     monkeypatch.setattr(checkpoints, "PART", 8192)
     content = bytearray(2 * 2**20)
     file = tmp_path / "model.safetensors"
