@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from blip2 import Blip2, Blip2Retriever, UserError, checkpoints
+from blip2 import Blip2, Blip2Retriever, UserError, checkpoint_files
 from tests.parity.published import write
 
 
@@ -127,8 +127,8 @@ def test_a_model_that_the_hub_does_not_give(tmp_path):
 
 
 def test_a_large_file_is_told_by_parts_of_it(tmp_path, monkeypatch):
-    monkeypatch.setattr("blip2.checkpoint_files.WHOLE", 2**20)
-    monkeypatch.setattr(checkpoints, "PART", 8192)
+    monkeypatch.setattr(checkpoint_files, "WHOLE", 2**20)
+    monkeypatch.setattr(checkpoint_files, "PART", 8192)
     content = bytearray(2 * 2**20)
     file = tmp_path / "model.safetensors"
     seen = set()
@@ -136,11 +136,11 @@ def test_a_large_file_is_told_by_parts_of_it(tmp_path, monkeypatch):
         if change is not None:
             content[change] ^= 1
         file.write_bytes(content)
-        seen.add(checkpoints.fingerprint(tmp_path))
+        seen.add(checkpoint_files.fingerprint(tmp_path))
     file.write_bytes(content + b"1")
-    seen.add(checkpoints.fingerprint(tmp_path))
+    seen.add(checkpoint_files.fingerprint(tmp_path))
     assert len(seen) == 5
-    assert checkpoints.fingerprint(tmp_path) in seen
+    assert checkpoint_files.fingerprint(tmp_path) in seen
 
 
 def test_a_gigabyte_in_shards_takes_no_second_copy(tmp_path):
