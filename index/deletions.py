@@ -66,8 +66,13 @@ def find_deletions(
     held = list(held)
     found = Deletions()
     gone: dict[Path, int] = {}
+    roots = set(listing.roots)
+    known: dict[Path, bool] = {}  # by folder: whether it is in a root
     for path, photo in held:
-        if not any(inside(path, root) for root in listing.roots) or not is_gone(path):
+        folder = path.parent
+        if folder not in known:
+            known[folder] = folder in roots or not roots.isdisjoint(folder.parents)
+        if not (known[folder] or path in roots) or not is_gone(path):
             continue
         if was_deleted(path, listing, mounts, empty_too=force):
             gone[path] = photo

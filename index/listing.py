@@ -82,7 +82,9 @@ class Listing:
 
     def leaves_out(self, path: Path) -> bool:
         """Tell whether a file was left out, by itself or with a folder above it."""
-        return path in self.excluded or any(folder in self.excluded for folder in path.parents)
+        if not self.excluded:
+            return False
+        return path in self.excluded or not self.excluded.isdisjoint(path.parents)
 
 
 def list_photos(paths: Iterable[Path], exclude: Sequence[str] = ()) -> Listing:
