@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from blip2.checkpoint_files import check_model, local_fingerprint
 from blip2.closed_pipe import ends_quietly
-from blip2.display import one_line as _printable
-from blip2.display import to_json
+from blip2.display import one_line, to_json
 from blip2.errors import UserError
 from index.arguments import DEFAULT_RETRIEVER, parser
 from index.progress import progress_bar
@@ -48,7 +47,7 @@ def main(argv: Sequence[str] | None = None, load_retriever: Loader | None = None
             check_model(args.retriever, 1, _say)
         return args.run(args, load_retriever or _load_retriever)
     except UserError as error:
-        print(f"error: {_printable(error)}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         writes = args.command in ("build", "add", "remove")
@@ -146,11 +145,11 @@ def _report(report: "AddReport", photos: int, args: argparse.Namespace) -> int:
             f"{len(refused)} refused; the index holds {photos} photos"
         )
         for sentence in report.remarks():
-            print(_printable(sentence))
+            print(one_line(sentence))
         for item in notes:
-            print(f"damaged: {_printable(item['path'])}: {_printable(item['note'])}")
+            print(f"damaged: {one_line(item['path'])}: {one_line(item['note'])}")
         for item in refused:
-            print(f"refused: {_printable(item['path'])}: {_printable(item['reason'])}")
+            print(f"refused: {one_line(item['path'])}: {one_line(item['reason'])}")
     if not (report.added or report.known or report.away or report.doubted):
         raise UserError("None of the files could be used; the report gives the reason for each.")
     return 0
@@ -200,7 +199,7 @@ def _search(args: argparse.Namespace, load: Loader) -> int:
     for hit in hits:
         match = "" if hit.match is None else f"  match {hit.match:.3f}"
         missing = "  (missing)" if hit.missing else ""
-        print(f"{hit.rank:4}  {hit.score:.4f}{match}  {_printable(hit.path)}{missing}")
+        print(f"{hit.rank:4}  {hit.score:.4f}{match}  {one_line(hit.path)}{missing}")
     if where and not hits:
         print("no photo of the index is among those that were asked for", file=sys.stderr)
     if fits is False:
@@ -228,7 +227,7 @@ def _texts(args: argparse.Namespace, load: Loader) -> int:
         return 0
     for rank, (text, score, match) in enumerate(found, start=1):
         judged = "" if match is None else f"  match {match:.3f}"
-        print(f"{rank:4}  {score:.4f}{judged}  {_printable(text)}")
+        print(f"{rank:4}  {score:.4f}{judged}  {one_line(text)}")
     _print_notes(found.notes)
     return 0
 
@@ -239,7 +238,7 @@ def _info(args: argparse.Namespace, load: Loader) -> int:
         _print_json(info)
     else:
         for key, value in info.items():
-            print(f"{key:14} {_printable(value)}")
+            print(f"{key:14} {one_line(value)}")
     return 0
 
 
@@ -251,7 +250,7 @@ def _verify(args: argparse.Namespace, load: Loader) -> int:
         return 0
     print(f"no damage: {len(index)} photos; {len(missing)} files are missing")
     for path in missing:
-        print(f"missing: {_printable(path)}")
+        print(f"missing: {one_line(path)}")
     return 0
 
 
@@ -308,7 +307,7 @@ def _print_json(value: Any) -> None:
 
 def _print_notes(notes: Iterable[str]) -> None:
     for note in notes:
-        _say(f"note: {_printable(note)}")
+        _say(f"note: {one_line(note)}")
 
 
 _RUNS = {
