@@ -8,9 +8,8 @@ import numpy as np
 
 from blip2.processing import READING_VERSION
 from index.folder import IndexFolder
-from index.listing import resolve_root
 from index.manifest import IndexFileError
-from index.places import normalised
+from index.places import normalised, spellings
 
 
 def describe(index: IndexFolder) -> dict:
@@ -72,8 +71,7 @@ def kept_photo(index: IndexFolder, path: str | Path) -> tuple[int, np.ndarray] |
     """
     state = index.state()
     with index.library.reading(state.manifest.generation) as library:
-        found = library.photo_at(Path(os.path.abspath(path)))
-        found = found or library.photo_at(resolve_root(Path(path)))
+        found = next(filter(None, map(library.photo_at, spellings(Path(path)))), None)
     if found is None:
         return None
     photo, place = found
