@@ -34,11 +34,15 @@ def reading_differs(source: Any, old_enough: int, enough: int, since: int) -> bo
     try:
         with opened(source) as (file, name):
             image = open_image(file, name)
-            jpeg = image.format in ("JPEG", "MPO")
-            if jpeg and draft_scale(image.size, old_enough) != draft_scale(image.size, enough):
-                return True
+            scale = 1
+            if image.format in ("JPEG", "MPO"):
+                scale = draft_scale(image.size, enough)
+                if scale != draft_scale(image.size, old_enough):
+                    return True
             if since >= READING_VERSION:
                 return False
+            if any(side % scale for side in image.size):
+                return True  # the last column or row reached too far
             late = image.format == "PNG" and _has_late_metadata(file)
             return late or _differs_from_first(image)
     except PhotoError:

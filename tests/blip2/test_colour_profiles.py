@@ -10,6 +10,7 @@ from PIL.PngImagePlugin import PngInfo
 from blip2.processing import open_photo
 from demo.thumbnails import write_jpeg
 from tests.helpers import icc
+from tests.helpers.icc import in_profile
 from tests.helpers.photos import EXACT, encoded, exif_of, heic, quarters
 
 PROFILES = {
@@ -25,14 +26,6 @@ def colours(width: int = 320, height: int = 240) -> Image.Image:
     rng = np.random.default_rng(1)
     patches = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8))
     return patches.resize((width, height), Image.Resampling.BICUBIC)
-
-
-def in_profile(image: Image.Image, profile: bytes) -> Image.Image:
-    """Return the pixels that show an sRGB picture's colours under a profile."""
-    source = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
-    target = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-    relative = ImageCms.Intent.RELATIVE_COLORIMETRIC
-    return ImageCms.ImageCmsTransform(source, target, "RGB", "RGB", relative).apply(image)
 
 
 def lab_difference(one: Image.Image, other: Image.Image) -> float:

@@ -141,3 +141,19 @@ def test_pillow_decodes_at_that_scale() -> None:
             photo = open_photo(io.BytesIO(data), enough)
             assert photo.size == (-(-(side + 7) // scale), -(-side // scale))
             assert side < enough or min(photo.size) >= enough
+
+
+@pytest.mark.parametrize("profile", [None, display_p3()])
+@pytest.mark.parametrize("form", ["JPEG", "PNG"])
+def test_a_scaled_down_photo_ends_where_the_whole_does(form: str, profile: bytes) -> None:
+    """What is at 70 % of the whole is at 70 % of the part, whatever the sides are divided by."""
+    for width in (993, 994, 999, 1000):
+        pixels = np.full((700, width), 255, np.uint8)
+        pixels[:, : round(width * 0.7)] = 0
+        image = Image.fromarray(pixels).convert("RGB")
+        data = encoded(image, form, icc_profile=profile)
+        photo = open_photo(data, 80)
+        if form == "JPEG" or profile:
+            assert photo.width == -(-width // 8) and photo.info["full_size"] == image.size
+        dark = (255 - np.asarray(photo, dtype=float)[40, :, 0]).sum() / 255
+        assert abs(dark / photo.width - round(width * 0.7) / width) < 0.001

@@ -1,9 +1,12 @@
 """The embedded checkpoints on photos that come with the installed packages: words, not shapes."""
 
+import base64
 import re
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from blip2 import Blip2, Blip2Retriever, UserError
 from blip2.checkpoint_files import EMBEDDED
@@ -11,8 +14,10 @@ from blip2.checkpoints import read_tensors
 from blip2.processing import open_photo
 from demo.library import sample_photos
 from index import PhotoIndex, best_texts
-from index.embed import DECODED
 from index.verdict import judge_hits
+from tests.helpers import icc
+from tests.helpers.icc import in_profile
+from tests.helpers.photos import encoded, exif_of
 
 PHOTOS = {path.stem: path for path in sample_photos()}
 
@@ -159,13 +164,63 @@ def test_checkpoints_are_small_and_hold_no_frozen_part():
         assert not [key for key in tensors if key.startswith(("encoder", "language"))]
 
 
-def test_a_photo_decoded_at_less_than_its_size_is_the_same_to_search(retriever, tmp_path):
-    """What an index embeds of a large JPEG, which it decodes at less than its size."""
-    for name, photo in PHOTOS.items():
-        whole = open_photo(photo)
-        whole = whole.resize((3000, round(3000 * whole.height / whole.width)))
-        whole.save(tmp_path / f"{name}.jpg", quality=92)
-        part = open_photo(tmp_path / f"{name}.jpg", DECODED * retriever.photo_side)
-        assert part.width <= 1500 and part.info["full_size"] == whole.size
-        one, other = retriever.embed_images([tmp_path / f"{name}.jpg", part])  # [Q, d]
-        assert (one * other).sum(-1).min() > 0.99
+def cosines(one, other):
+    """Cosines of the embeddings of photos, query by query: ``[B, Q]``."""
+    return (one * other).sum(-1)
+
+
+@pytest.mark.parametrize(
+    ("size", "shown", "worst"),
+    [((2048, 1536), (1024, 768), 0.005), ((1281, 961), (641, 481), 0.02)],
+)
+def test_a_photo_decoded_at_less_than_its_size_is_the_same_to_search(size, shown, worst, retriever):
+    """At nearly twice the side that the model sees, and at little more than that side."""
+    moved = []
+    for stem in ("astronaut", "coffee", "rocket", "lion"):
+        data = encoded(open_photo(PHOTOS[stem]).resize(size), "JPEG", quality=92)
+        part = open_photo(data, retriever.photo_side)
+        assert part.size == shown and part.info["full_size"] == size
+        moved.append(1 - cosines(*retriever.embed_images([data, part])).min())
+    assert sum(moved) / len(moved) < 0.005 and max(moved) < worst
+
+
+def test_photos_in_other_colour_spaces_are_the_same_to_search(retriever):
+    originals = [open_photo(PHOTOS[stem]) for stem in ("coffee", "lion")]
+    expected = retriever.embed_images(originals)
+    for profile in (icc.swapped(), icc.display_p3(), icc.adobe_rgb(), icc.prophoto()):
+        shown = [in_profile(photo, profile) for photo in originals]
+        options = {"quality": 95, "subsampling": 0, "icc_profile": profile}
+        data = [encoded(photo, "JPEG", **options) for photo in shown]
+        assert cosines(retriever.embed_images(data), expected).min() > 0.99
+    swapped = [in_profile(photo, icc.swapped()) for photo in originals]
+    assert cosines(retriever.embed_images(swapped), expected).min() < 0.97  # without the profile
+
+
+def test_a_turned_photo_reads_alike_however_often_it_is_opened(mini, retriever):
+    """By its path, opened, and opened twice, as an index does it."""
+    photo = open_photo(PHOTOS["astronaut"])
+    for orientation, back in ((3, "ROTATE_180"), (8, "ROTATE_270"), (6, "ROTATE_90")):
+        turned = photo.transpose(Image.Transpose[back])
+        data = encoded(turned, "PNG", exif=exif_of(orientation))
+        once = open_photo(data)
+        ways = [retriever.preprocess(way) for way in (data, once, open_photo(once), photo)]
+        assert all(torch.equal(way, ways[0]) for way in ways)
+    assert mini.caption(data) == mini.caption(once) == mini.caption(photo)
+
+
+def test_one_photo_in_every_form_gives_one_embedding(retriever):
+    photo = open_photo(PHOTOS["coffee"])
+    pixels = np.asarray(photo)
+    tensor = torch.from_numpy(pixels.copy()).permute(2, 0, 1)  # [3, H, W]
+    png = encoded(photo, "PNG")
+    url = f"data:image/png;base64,{base64.b64encode(png).decode()}"
+    for form in (png, pixels, pixels / 255, tensor, tensor / 255, url):
+        assert torch.equal(retriever.preprocess(form), retriever.preprocess(photo))
+
+
+def test_one_array_is_one_photo(mini):
+    pixels = np.asarray(open_photo(PHOTOS["coffee"]))
+    tensor = torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+    said = mini.caption(PHOTOS["coffee"])
+    assert mini.generate(pixels) == said and mini.generate([tensor]) == [said]
+    assert mini.chat(pixels).ask("Is there a cup?") == "yes"

@@ -80,6 +80,7 @@ def cases() -> dict[str, tuple[bytes, bool]]:
         "a larger JPEG": (encoded(large, "JPEG"), True),  # 120 rows were whole, now half
         "a JPEG as large as needs be": (encoded(pattern(80, 60), "JPEG"), False),
         "a very large JPEG": (encoded(pattern(1600, 1200), "JPEG"), False),  # 1/8 both times
+        "a very large JPEG of odd sides": (encoded(pattern(1601, 1203), "JPEG"), True),
         "a larger PNG": (encoded(large, "PNG"), False),
     }  # fmt: skip
 

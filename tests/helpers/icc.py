@@ -1,8 +1,10 @@
 """ICC profiles, written from primaries and curves: what photos of other colour spaces embed."""
 
+import io
 import struct
 
 import numpy as np
+from PIL import Image, ImageCms
 
 D50 = (0.9642, 1.0, 0.8249)  # XYZ of the white that profiles are relative to
 BRADFORD = np.array(
@@ -34,6 +36,16 @@ def adobe_rgb() -> bytes:
 def prophoto() -> bytes:
     primaries = ((0.734699, 0.265301), (0.159597, 0.840403), (0.036598, 0.000105))
     return rgb_profile(primaries, D50_XY, (1.8,))
+
+
+def in_profile(image: Image.Image, profile: bytes) -> Image.Image:
+    """Return the pixels that show an sRGB picture's colours under a profile."""
+    source = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
+    target = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+    relative = ImageCms.Intent.RELATIVE_COLORIMETRIC
+    shown = ImageCms.ImageCmsTransform(source, target, "RGB", "RGB", relative).apply(image)
+    shown.info.clear()  # Pillow notes the profile there
+    return shown
 
 
 def rgb_profile(primaries, white, curve) -> bytes:
