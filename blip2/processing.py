@@ -164,9 +164,9 @@ def _load(file: BinaryIO, name: str, enough: int, max_pixels: int | None) -> Ima
     reducible = image.format in ("JPEG", "MPO") and not image.info.get("progressive")
     _check_size(size, name, max_pixels if reducible else MAX_PIXELS)
     try:
-        scale = draft_scale(size, enough)
+        scale = draft_scale(size, enough) if image.format in ("JPEG", "MPO") else 1
         if scale > 1:
-            image.draft(None, (size[0] // scale, size[1] // scale))  # for JPEGs alone
+            image.draft(None, (size[0] // scale, size[1] // scale))
         if image.format == "TIFF":
             # Before Pillow does, which would warn of a size that is checked above.
             image.im = Image.core.new(image.mode, (image.tag_v2[256], image.tag_v2[257]))
@@ -174,7 +174,7 @@ def _load(file: BinaryIO, name: str, enough: int, max_pixels: int | None) -> Ima
     except DAMAGE as error:
         Image.Image.close(image)  # its pixels, not the file, which may be repaired
         raise damaged(name) from error
-    image.info["full_size"] = size
+    image.info["full_size"] = size if scale > 1 else image.size  # HEIF may claim another size
     return image
 
 

@@ -122,7 +122,7 @@ def test_uploads_of_odd_names(visit: Callable[..., Page], tmp_path: Path) -> Non
     expect(page.locator("#search-gallery")).to_contain_text(f"{COMPOSED}-1.jpg", timeout=ANSWER)
     report = page.locator("#search-report")
     expect(report).to_contain_text("2 photos added. 1 was refused", timeout=ANSWER)
-    expect(report).to_contain_text("The given photo is not a picture")
+    expect(report).to_contain_text("The given photo is not in a format")
     assert report.locator("i").count() == 0
     photograph(page, "names-added-1440-light")
     tiff = tmp_path / f"{'y' * 250}.tiff"

@@ -241,8 +241,8 @@ def test_uploads_are_reported_by_name(address, tmp_path):
     event, data = answer.strip().rpartition("event: ")[2].split("\ndata: ")
     report, items, *_ = json.loads(data)
     assert event == "complete" and "1 photo added. 2 were refused:" in report
-    assert r"<b>&lt;b&gt;caf\xe9\n\u202e.jpg</b> The given photo is not a picture" in report
-    assert r"<b>\ud800.jpg</b> The given photo is not a picture" in report
+    assert r"<b>&lt;b&gt;caf\xe9\n\u202e.jpg</b> The given photo is not in a format" in report
+    assert r"<b>\ud800.jpg</b> The given photo is not in a format" in report
     assert items[0]["caption"] == "caf.jpg"
 
 
