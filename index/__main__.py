@@ -198,7 +198,7 @@ def _search(args: argparse.Namespace, load: Loader) -> int:
         return 0
     for hit in hits:
         match = "" if hit.match is None else f"  match {hit.match:.3f}"
-        missing = "  (missing)" if hit.missing else ""
+        missing = "  (away)" if hit.away else "  (missing)" if hit.missing else ""
         print(f"{hit.rank:4}  {hit.score:.4f}{match}  {one_line(hit.path)}{missing}")
     if where and not hits:
         print("no photo of the index is among those that were asked for", file=sys.stderr)

@@ -75,6 +75,21 @@ def test_search_json(run, built, photos):
     assert "half.png  (missing)" in run("search", built, "red")[1]
 
 
+def test_photos_that_are_away_are_marked(run, built, photos):
+    run("build", photos, "--out", built)
+    photos.rename(photos.with_name("drive"))
+    assert "half.png  (away)" in run("search", built, "red")[1]
+    assert json.loads(run("search", built, "red", "--json")[1])["hits"][0]["away"] is True
+    photos.mkdir()
+    status, out, _ = run("build", photos, "--out", built)
+    assert status == 0 and out.startswith("0 added, 0 known, 0 gone, 0 refused; the index holds 3")
+    assert "3 files are on a drive or in a folder that is away, and kept until it is back." in out
+    photos.rmdir()
+    status, out, _ = run("build", photos, "--out", built)
+    assert status == 0 and "3 files are on a drive" in out, "the root itself is away"
+    assert run("build", photos.with_name("nowhere"), "--out", built)[0] == 2
+
+
 def test_search_by_photo(run, built, photos, tmp_path):
     answer = json.loads(run("search", built, "--photo", photos / "red.png", "--json")[1])
     names = [Path(hit["path"]).name for hit in answer["hits"]]
