@@ -130,6 +130,6 @@ def test_uploads_of_odd_names(visit: Callable[..., Page], tmp_path: Path) -> Non
         coffee.convert("RGB").save(tiff)
     page.set_input_files("#photo input[type=file]", tiff)
     shown = page.locator("#photo img")
-    expect(shown).to_have_attribute("src", re.compile("y-shown.png"), timeout=ANSWER)
+    expect(shown).to_have_attribute("src", re.compile("y-shown.jpg"), timeout=ANSWER)
     expect(shown).to_have_js_property("naturalWidth", 600)
     expect(page.locator("#photo-notice")).to_be_hidden()
