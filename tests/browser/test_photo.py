@@ -102,7 +102,7 @@ def test_another_photo_clears_what_was_said_about_the_one_before(
 
 @pytest.mark.parametrize(
     ("name", "form"),
-    [("IMG_0001.HEIC", "HEIF"), ("canon.hif", "HEIF"), ("a.avif", "AVIF"), ("scan.tif", "TIFF")],
+    [("IMG_0001.HEIC", "HEIF"), ("scan.tif", "TIFF")],
 )
 def test_formats_that_browsers_cannot_show(
     name: str, form: str, visit: Callable[..., Page], tmp_path: Path
@@ -115,7 +115,7 @@ def test_formats_that_browsers_cannot_show(
     with page.expect_file_chooser() as opened:
         page.locator("#photo").get_by_text("click to choose one").click()
     accepted = opened.value.element.get_attribute("accept").split(",")
-    assert "image/*" in accepted and Path(name).suffix.lower() in accepted
+    assert {"image/*", ".heic", ".heif", ".hif", ".avif", ".tif", ".tiff"} <= set(accepted)
     opened.value.set_files(tmp_path / name)
     picture = page.locator("#photo img")
     expect(picture).to_have_js_property("naturalWidth", 451, timeout=ANSWER)

@@ -212,7 +212,7 @@ def test_uploads_of_any_name_are_kept_and_shown(name, tmp_path, sent):
     assert name != DECOMPOSED or copy.name == f"{COMPOSED}.jpg"
     upload = sent("scan.tiff") | {"orig_name": f"{name}.tiff"}
     shown, notice = check_photo(upload, SimpleNamespace(session_hash="ann"), Visitors())
-    assert notice.visible is False and Image.open(shown).format == "PNG"
+    assert notice.visible is False and Image.open(shown).format == "JPEG"
 
 
 def test_uploads_are_reported_by_name(address, tmp_path):
