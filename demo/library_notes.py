@@ -8,7 +8,7 @@ import html
 import gradio as gr
 
 from blip2.display import one_line
-from demo.events import MODEL_QUEUE, QUIET
+from demo.events import QUIET
 from demo.failures import sentences
 from demo.finding import Items, first_items, size_html
 from demo.library import Library
@@ -59,7 +59,6 @@ def build(
         None,
         [notes, button, gallery, status],
         api_visibility="private",
-        **MODEL_QUEUE,
     )
 
 
