@@ -2,6 +2,7 @@
 
 import io
 import os
+import unicodedata
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
@@ -43,6 +44,7 @@ READING_VERSION: int = 2
 MAX_PIXELS = 100_000_000  # decoded at once; such a photo takes 400 MB
 MAX_REDUCED_PIXELS = 50_000_000  # what a larger JPEG is decoded at: with a copy 400 MB
 MAX_TEXT_CHARS = 2000
+BLANK = "\u115f\u1160\u2800\u3164\uffa0"  # letters and a symbol that show nothing
 
 
 def open_photo(
@@ -133,7 +135,8 @@ def clean_text(text: str, what: str, default: str | None = None) -> str:
     Raises
     ------
     UserError
-        If the text is empty and there is no default, or if it is too long.
+        If the text is empty and there is no default, or if it is too long. A text is empty, too, if
+        nothing of it can be seen, such as zero-width spaces.
     """
     # Half a surrogate pair, as a broken paste has it, is no text that a tokenizer takes.
     text = text.encode("utf-8", "replace").decode("utf-8").strip()
@@ -141,11 +144,16 @@ def clean_text(text: str, what: str, default: str | None = None) -> str:
         raise UserError(
             f"The {what} has {len(text):,} characters; shorten it to at most {MAX_TEXT_CHARS:,}."
         )
-    if text:
+    if any(_visible(character) for character in text):
         return text
     if default is None:
         raise UserError(f"The {what} is empty; write a few words.")
     return default
+
+
+def _visible(character: str) -> bool:
+    """Whether a character shows something by itself: a letter, number, sign or symbol."""
+    return unicodedata.category(character)[0] in "LNPS" and character not in BLANK
 
 
 def _load(file: BinaryIO, name: str, enough: int, max_pixels: int | None) -> ImageFile.ImageFile:
@@ -156,9 +164,9 @@ def _load(file: BinaryIO, name: str, enough: int, max_pixels: int | None) -> Ima
     reducible = image.format in ("JPEG", "MPO") and not image.info.get("progressive")
     _check_size(size, name, max_pixels if reducible else MAX_PIXELS)
     try:
-        scale = draft_scale(size, enough)
+        scale = draft_scale(size, enough) if image.format in ("JPEG", "MPO") else 1
         if scale > 1:
-            image.draft(None, (size[0] // scale, size[1] // scale))  # for JPEGs alone
+            image.draft(None, (size[0] // scale, size[1] // scale))
         if image.format == "TIFF":
             # Before Pillow does, which would warn of a size that is checked above.
             image.im = Image.core.new(image.mode, (image.tag_v2[256], image.tag_v2[257]))
@@ -166,7 +174,7 @@ def _load(file: BinaryIO, name: str, enough: int, max_pixels: int | None) -> Ima
     except DAMAGE as error:
         Image.Image.close(image)  # its pixels, not the file, which may be repaired
         raise damaged(name) from error
-    image.info["full_size"] = size
+    image.info["full_size"] = size if scale > 1 else image.size  # HEIF may claim another size
     return image
 
 

@@ -1,8 +1,12 @@
 """One photo for all tabs, from wherever it comes."""
 
+import base64
+import re
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+from PIL import Image
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import (
@@ -14,6 +18,7 @@ from tests.browser.conftest import (
     send_photo,
     show_tab,
 )
+from tests.helpers.photos import oriented, quarters
 
 PASTE = """async (address) => {
   const picture = await (await fetch(address)).blob();
@@ -93,3 +98,51 @@ def test_another_photo_clears_what_was_said_about_the_one_before(
     expect(page.locator("#chat-history .bot.message")).to_have_count(0)
     page.wait_for_timeout(1500)
     expect(page.locator("#chat-history .bot.message")).to_have_count(0)
+
+
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [("IMG_0001.HEIC", "HEIF"), ("canon.hif", "HEIF"), ("a.avif", "AVIF"), ("scan.tif", "TIFF")],
+)
+def test_formats_that_browsers_cannot_show(
+    name: str, form: str, visit: Callable[..., Page], tmp_path: Path
+) -> None:
+    """Offered by the dialog for files, taken by Gradio's own check, and shown as a copy."""
+    with Image.open(PHOTOS / "chelsea.png") as cat:
+        turned = cat.convert("RGB").transpose(Image.Transpose.ROTATE_90)
+    (tmp_path / name).write_bytes(oriented(turned, form, 6))
+    page = visit()
+    with page.expect_file_chooser() as opened:
+        page.locator("#photo").get_by_text("click to choose one").click()
+    accepted = opened.value.element.get_attribute("accept").split(",")
+    assert "image/*" in accepted and Path(name).suffix.lower() in accepted
+    opened.value.set_files(tmp_path / name)
+    picture = page.locator("#photo img")
+    expect(picture).to_have_js_property("naturalWidth", 451, timeout=ANSWER)
+    expect(picture).to_have_js_property("naturalHeight", 300)
+    expect(page.get_by_text("Only image")).to_have_count(0)
+    expect(page.locator("#photo-notice")).to_be_hidden()
+    caption_in_one_click(page)
+    expect(page.locator("#caption-text textarea")).to_have_value(re.compile("cat|kitten"))
+    photograph(page, f"photo-{form.lower()}-1440-light")
+
+
+DROP = """([target, name, content]) => {
+  const bytes = Uint8Array.from(atob(content), (c) => c.charCodeAt(0));
+  const transfer = new DataTransfer();
+  transfer.items.add(new File([bytes], name));
+  document.querySelector(target).dispatchEvent(
+    new DragEvent('drop', {dataTransfer: transfer, bubbles: true, cancelable: true}));
+}"""
+
+
+def test_a_heic_that_is_dropped_without_a_type(visit: Callable[..., Page]) -> None:
+    """As browsers hand it over that know no such format; what is no photo is refused by Gradio."""
+    page = visit()
+    heic = base64.b64encode(oriented(quarters(), "HEIF", 1)).decode()
+    page.evaluate(DROP, ["#photo .upload-container", "IMG_0002.heic", heic])
+    expect(page.locator("#photo img")).to_have_js_property("naturalWidth", 48, timeout=ANSWER)
+    page.locator("#photo").get_by_role("button", name="Remove Image").click()
+    page.evaluate(DROP, ["#photo .upload-container", "notes.doc", "aGVsbG8="])
+    page.wait_for_timeout(1000)
+    expect(page.locator("#photo img")).to_have_count(0)

@@ -79,7 +79,7 @@ def test_a_long_instruction_is_refused_before_the_model_sees_it(blip2, sent):
         (b"hello", "not in a format that is read here; use JPEG"),
         (b"", "is empty; choose another"),
         (jpeg()[:700], "damaged or incomplete; choose another"),
-        (huge(), "more than the permitted 100,000,000 pixels"),
+        (huge(), "pixels, more than the permitted 100,000,000; make it smaller"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "is an SVG drawing; save it as JPEG"),
     ],
 )
