@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from index.deletions import Deletions, find_deletions, was_deleted
 from index.embed import BATCH_SIZE, Elsewhere, Embedded, Reading, embed_files
-from index.folder import IndexFolder
+from index.folder import Committed, IndexFolder
 from index.listing import Listing, list_photos
 from index.report import AddReport
 from index.upgrade import file_mark, read_differently, stale_photos
@@ -167,14 +167,9 @@ def forget_deleted(
     found, left_out, still = to_forget(index, listing, force=force)
     forget = found.deleted + left_out
     gone = index.commit(None, forget, still).forgotten if forget else 0
-    return replace(
-        report,
-        refused=listing.unreadable + report.refused,
-        gone=report.gone + gone,
-        away=len(found.away),
-        doubted={root: len(files) for root, files in found.doubted.items()},
-        not_read=listing.not_read,
-    )
+    refused = listing.unreadable + report.refused
+    report = replace(report, refused=refused, gone=report.gone + gone)
+    return _with_missing(report, found, listing)
 
 
 def to_forget(
@@ -235,18 +230,8 @@ def take_in(
     unusable = set(embedded.unusable)
     forget = [*found.deleted, *left_out, *unusable]
     committed = index.commit(embedded, forget, lambda path: path in unusable or still(path))
-    report = AddReport(
-        committed.added,
-        len(embedded.new) + len(embedded.copies) - committed.added,
-        embedded.refused,
-        committed.forgotten,
-        committed.renewed,
-        len(found.away),
-        {root: len(files) for root, files in found.doubted.items()},
-        embedded.notes,
-        embedded.unusable,
-        listing.not_read,
-    )
+    known = len(embedded.new) + len(embedded.copies) - committed.added
+    report = _with_missing(_report_of(embedded, committed, known), found, listing)
     return _read_again(index, retriever, committed.read_again, report)
 
 
@@ -262,16 +247,31 @@ def _commit(index: IndexFolder, retriever: "Blip2Retriever", embedded: Embedded)
     """Commit what was embedded; a known file that holds no photo any more is taken out."""
     committed = index.commit(embedded, embedded.unusable)
     known = embedded.known + len(embedded.new) - committed.added
-    report = AddReport(
-        committed.added,
-        known,
-        embedded.refused,
-        committed.forgotten,
-        committed.renewed,
+    report = _report_of(embedded, committed, known)
+    return _read_again(index, retriever, committed.read_again, report)
+
+
+def _report_of(embedded: Embedded, committed: Committed, known: int) -> AddReport:
+    """Report on photos that were embedded and committed."""
+    return AddReport(
+        added=committed.added,
+        known=known,
+        refused=embedded.refused,
+        gone=committed.forgotten,
+        renewed=committed.renewed,
         notes=embedded.notes,
         unusable=embedded.unusable,
     )
-    return _read_again(index, retriever, committed.read_again, report)
+
+
+def _with_missing(report: AddReport, found: Deletions, listing: Listing) -> AddReport:
+    """Add to a report which files are kept although they are not there, and which are not read."""
+    return replace(
+        report,
+        away=len(found.away),
+        doubted={root: len(files) for root, files in found.doubted.items()},
+        not_read=listing.not_read,
+    )
 
 
 def _read_again(
